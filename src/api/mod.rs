@@ -1,0 +1,1 @@
+//! REST + JSON for operators, under /api/v1.

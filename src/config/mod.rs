@@ -1,0 +1,1 @@
+//! `pristine.toml`: read, checked, explained.

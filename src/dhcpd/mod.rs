@@ -1,0 +1,1 @@
+//! The DHCP server's sockets: a thin shell around `dhcp` and the provisioner.

@@ -1,0 +1,1 @@
+//! What would keep a boot from working here.

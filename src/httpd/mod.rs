@@ -1,0 +1,1 @@
+//! HTTP for machines: scripts, blobs, NBPs, boot reports.

@@ -1,0 +1,1 @@
+//! Making images: squashfs checks, dm-verity trees, initramfs archives, import.

@@ -1,0 +1,1 @@
+//! Virtual servers on real firmware, in network namespaces.

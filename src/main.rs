@@ -1,0 +1,2 @@
+//! The `pristine` binary. All of it is in the library.
+fn main() {}

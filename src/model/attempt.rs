@@ -1,0 +1,151 @@
+use super::{ClientArch, Digest, Mac, Millis, Rule};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::Ipv4Addr};
+
+/// Names one boot attempt: 16 hex digits, random. Not a secret.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for AttemptId {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let ok = s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit());
+        let parsed = if ok { u64::from_str_radix(s, 16).ok() } else { None };
+        parsed.map(AttemptId).ok_or("a boot attempt is named by 16 hex digits")
+    }
+}
+
+impl Serialize for AttemptId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AttemptId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The steps of a boot, in order. A machine may skip some (a ROM with iPXE fetches no NBP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// First DHCP packet of this power-on.
+    Discover,
+    /// An address was offered.
+    Offer,
+    /// The address was acknowledged.
+    Ack,
+    /// The NBP was fetched whole.
+    Nbp,
+    /// The per-machine script was rendered: the boot target is now fixed for this attempt.
+    Script,
+    /// The kernel was fetched whole.
+    Kernel,
+    /// The initramfs was fetched whole.
+    Initramfs,
+    /// `init` runs (reported by it).
+    Init,
+    /// `init` has an address and reaches the service (reported by it).
+    Network,
+    /// The rootfs is on the machine (reported by it).
+    Rootfs,
+    /// The rootfs is verified and mounted (reported by it).
+    Verified,
+    /// `init` hands over to the image's own init (reported by it).
+    SwitchRoot,
+    /// The running system says that it is up.
+    Healthy,
+}
+
+/// One thing that happened in an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageEvent {
+    /// Which step.
+    pub stage: Stage,
+    /// When it was first reached.
+    pub at: Millis,
+    /// What else is worth knowing: a file name, bytes, a rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Still moving.
+    Running,
+    /// Reported healthy.
+    Healthy,
+    /// The machine said why it could not go on.
+    Failed {
+        /// Its words.
+        reason: String,
+    },
+    /// No step for too long.
+    Stuck {
+        /// The likely cause, in words for an operator.
+        cause: String,
+    },
+    /// The machine began another attempt before this one ended.
+    Superseded,
+    /// Sent to its own disk: nothing more is expected.
+    Local,
+}
+
+/// One power-on of one machine, as a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootAttempt {
+    /// Its name.
+    pub id: AttemptId,
+    /// Whose.
+    pub mac: Mac,
+    /// Address it was given, once known.
+    #[serde(default)]
+    pub addr: Option<Ipv4Addr>,
+    /// Firmware that asked.
+    #[serde(default)]
+    pub firmware: Option<ClientArch>,
+    /// Image that its script named.
+    #[serde(default)]
+    pub image: Option<Digest>,
+    /// Why that one.
+    #[serde(default)]
+    pub rule: Option<Rule>,
+    /// Steps, in the order in which they were first reached; at most one of each stage.
+    pub stages: Vec<StageEvent>,
+    /// SHA-256 of the one-time boot token that its script carried. Never the token itself; left out
+    /// of what the API shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_hash: Option<Digest>,
+    /// How it ended.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+impl BootAttempt {
+    /// The furthest step so far.
+    pub fn reached(&self) -> Option<Stage> {
+        self.stages.iter().map(|s| s.stage).max()
+    }
+
+    /// When it began, if it has any step.
+    pub fn began(&self) -> Option<Millis> {
+        self.stages.first().map(|s| s.at)
+    }
+}

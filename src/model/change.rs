@@ -1,0 +1,20 @@
+use super::{BootAttempt, BootTarget, Lease, Mac, Machine};
+use std::net::Ipv4Addr;
+
+/// One change of state, as the store makes it durable. Pure code returns these; only the
+/// provisioner hands them to the store, and a reply leaves after they are on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Insert or replace the lease of `lease.addr`.
+    Lease(Lease),
+    /// Forget the lease of this address.
+    LeaseGone(Ipv4Addr),
+    /// Insert or replace a machine.
+    Machine(Machine),
+    /// Forget a machine.
+    MachineGone(Mac),
+    /// Insert or replace a boot attempt.
+    Attempt(BootAttempt),
+    /// Set or clear the site's default boot target.
+    Default(Option<BootTarget>),
+}

@@ -1,0 +1,121 @@
+use super::{Arch, ClientArch, Digest, Mac, Millis};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// What a machine gets when it powers on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum BootTarget {
+    /// A pinned image; always a digest, never a tag.
+    Image {
+        /// The image's identity.
+        digest: Digest,
+    },
+    /// Its own disk: the firmware's next boot entry.
+    Local,
+    /// No answer beyond an address: the machine is not ours to boot.
+    Ignore,
+    /// Wait at a screen that says who it is, until an operator assigns an image.
+    Discover,
+}
+
+impl fmt::Display for BootTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootTarget::Image { digest } => write!(f, "image {}", digest.short()),
+            BootTarget::Local => f.write_str("local"),
+            BootTarget::Ignore => f.write_str("ignore"),
+            BootTarget::Discover => f.write_str("discover"),
+        }
+    }
+}
+
+/// Which rule chose the boot target, by falling precedence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// The machine's own pin.
+    Pin,
+    /// The site's default.
+    Default,
+    /// `unknown = …` of the configuration: nobody pinned this machine and there is no default.
+    Unknown,
+}
+
+/// A physical server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its first-seen MAC: the machine's name in every command and URL.
+    pub mac: Mac,
+    /// Operator's name for it; unique among machines where set.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Other MACs that are the same machine.
+    #[serde(default)]
+    pub other_macs: Vec<Mac>,
+    /// SMBIOS UUID as first seen, hex, in the order the firmware sent it.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// SMBIOS serial number, as the machine's iPXE or `init` told it.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// SMBIOS manufacturer and product.
+    #[serde(default)]
+    pub product: Option<String>,
+    /// Firmware as seen at its last boot.
+    #[serde(default)]
+    pub firmware: Option<ClientArch>,
+    /// Kernel architecture that follows from the firmware.
+    #[serde(default)]
+    pub arch: Option<Arch>,
+    /// Rack, for spreading and selecting.
+    #[serde(default)]
+    pub rack: Option<String>,
+    /// Free labels, for selecting.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its own boot target.
+    #[serde(default)]
+    pub pin: Option<BootTarget>,
+    /// NBP file that overrides the firmware's usual one, as in `ipxe.efi`.
+    #[serde(default)]
+    pub nbp: Option<String>,
+    /// Counts changes of what it would boot: a script carries it, so that one boot can't straddle
+    /// a re-pointing.
+    pub generation: u64,
+    /// First packet.
+    pub first_seen: Millis,
+    /// Latest packet or report, coarse: written at most once a minute.
+    pub last_seen: Millis,
+    /// Image that it last reported healthy with.
+    #[serde(default)]
+    pub last_healthy: Option<Digest>,
+    /// Image of the boot it is in or last made, so that `image rm` can refuse it.
+    #[serde(default)]
+    pub running: Option<Digest>,
+}
+
+impl Machine {
+    /// A machine of which nothing but its MAC is known.
+    pub fn new(mac: Mac, now: Millis) -> Machine {
+        Machine {
+            mac,
+            hostname: None,
+            other_macs: Vec::new(),
+            uuid: None,
+            serial: None,
+            product: None,
+            firmware: None,
+            arch: None,
+            rack: None,
+            labels: BTreeMap::new(),
+            pin: None,
+            nbp: None,
+            generation: 0,
+            first_seen: now,
+            last_seen: now,
+            last_healthy: None,
+            running: None,
+        }
+    }
+}

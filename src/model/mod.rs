@@ -1,0 +1,28 @@
+//! The words of the system as types. Pure data: no tokio, axum, file, socket or clock here.
+//!
+//! Times are [`Millis`]: milliseconds since the Unix epoch, always handed in by the caller.
+
+mod arch;
+mod attempt;
+mod change;
+mod client;
+mod digest;
+mod image;
+mod lease;
+mod mac;
+mod machine;
+mod name;
+
+pub use arch::{Arch, ClientArch};
+pub use attempt::{AttemptId, BootAttempt, Stage, StageEvent, Verdict};
+pub use change::Change;
+pub use client::{BootClient, BootMethod, ClientKind, IpxeFeatures};
+pub use digest::{Digest, DigestError};
+pub use image::{BlobRef, Image, Manifest, RootFs, Verity};
+pub use lease::{ClientKey, Lease, LeaseState};
+pub use mac::{Mac, MacError};
+pub use machine::{BootTarget, Machine, Rule};
+pub use name::{NameError, Tag};
+
+/// Milliseconds since the Unix epoch.
+pub type Millis = i64;

@@ -1,0 +1,1 @@
+//! The one answer and the only writer of state.

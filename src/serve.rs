@@ -1,0 +1,1 @@
+//! Wires a configuration to running servers.

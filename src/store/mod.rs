@@ -1,0 +1,1 @@
+//! What is on disk: the state database, the image store, the NBP folder.

@@ -1,0 +1,1 @@
+//! TFTP for boot programs.
