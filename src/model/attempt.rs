@@ -127,6 +127,9 @@ pub struct BootAttempt {
     /// Why that one.
     #[serde(default)]
     pub rule: Option<Rule>,
+    /// The machine's generation when its script was rendered; 0 before.
+    #[serde(default)]
+    pub generation: u64,
     /// Steps, in the order in which they were first reached; at most one of each stage.
     pub stages: Vec<StageEvent>,
     /// SHA-256 of the one-time boot token that its script carried. Never the token itself; left out
@@ -139,6 +142,22 @@ pub struct BootAttempt {
 }
 
 impl BootAttempt {
+    /// An attempt of which nothing is known yet.
+    pub fn new(id: AttemptId, mac: Mac) -> BootAttempt {
+        BootAttempt {
+            id,
+            mac,
+            addr: None,
+            firmware: None,
+            image: None,
+            rule: None,
+            generation: 0,
+            stages: Vec::new(),
+            token_hash: None,
+            verdict: Verdict::Running,
+        }
+    }
+
     /// The furthest step so far.
     pub fn reached(&self) -> Option<Stage> {
         self.stages.iter().map(|s| s.stage).max()

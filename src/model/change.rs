@@ -1,4 +1,4 @@
-use super::{BootAttempt, BootTarget, Lease, Mac, Machine};
+use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine};
 use std::net::Ipv4Addr;
 
 /// One change of state, as the store makes it durable. Pure code returns these; only the
@@ -15,6 +15,8 @@ pub enum Change {
     MachineGone(Mac),
     /// Insert or replace a boot attempt.
     Attempt(BootAttempt),
+    /// Forget a boot attempt: it fell out of the bounds.
+    AttemptGone(AttemptId),
     /// Set or clear the site's default boot target.
     Default(Option<BootTarget>),
 }
