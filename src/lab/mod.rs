@@ -4,11 +4,16 @@
 //! us. Everything is removed on drop, also in a panic; what a killed process left behind is removed
 //! by the next one that starts. All of it needs root.
 
+pub mod console;
 pub mod net;
 pub mod process;
+pub mod qemu;
+pub mod qmp;
 
+pub use console::{Console, Mark};
 pub use net::{Host, Net, Tap};
 pub use process::{Running, output_within};
+pub use qemu::{Firmware, Nic, Spec, Vm};
 
 use std::{io, path::PathBuf, time::Duration};
 
