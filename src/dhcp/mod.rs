@@ -1,1 +1,31 @@
-//! DHCP as pure functions: packet in, reply and changes out (RFC 2131, 2132, 3046, 4578).
+//! DHCPv4 as pure functions: packet in, reply and changes out (RFC 2131, 2132, 3046, 4578).
+//!
+//! | step | file |
+//! |---|---|
+//! | bytes of a datagram to options, and back | `options`, `parse` |
+//! | who asks: firmware, iPXE, `init`, an operating system | `client` |
+//! | what an operator configures, and whether it makes sense | `values`, `site`, `check`, `index` |
+//! | which address: offers, leases, the free ones | `pool`, `leases`, `choose` |
+//! | what is answered | `respond`, `request`, `proxy` |
+//! | how the answer looks on the wire | `reply`, `boot_options` |
+//!
+//! No socket, clock or randomness here: the caller hands in the time and the result of an ARP probe.
+
+mod check;
+mod client;
+mod index;
+mod leases;
+mod link;
+mod options;
+mod parse;
+mod respond;
+mod site;
+mod values;
+
+pub use check::SiteError;
+pub use leases::{Bounds, Leases};
+pub use link::{Link, Mode, Port};
+pub use parse::{Malformed, MessageType, Request, parse};
+pub use respond::{Action, Destination, Outcome, Probed, Reason, Reply, ReplyKind, respond};
+pub use site::{RawOption, Reservation, Route, Site, Subnet};
+pub use values::{Cidr, HexBytes, MacPrefix, Range, Seconds, ValueError};
