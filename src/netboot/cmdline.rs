@@ -1,0 +1,172 @@
+//! The kernel command line of an image: a template in its manifest, filled in for one machine and
+//! one boot.
+//!
+//! A template may name `{server}` (`http://ip:port`), `{rootfs_url}` (where the squashfs is),
+//! `{mac}` (`52:54:00:12:34:56`), `{bootif}` (`01-52-54-00-12-34-56`, for `BOOTIF={bootif}`) and
+//! `{boot}` (the boot attempt's name). Images with Pristine's own initramfs ("native") also get the
+//! `pristine.*` words that `init` reads.
+
+use super::{ServerAddr, template::is_plain_word};
+use crate::model::{Arch, AttemptId, Image, Mac};
+
+/// What is put in.
+#[derive(Clone, Copy, Debug)]
+pub struct CmdlineInput<'a> {
+    /// Where the machine reaches the service.
+    pub server: ServerAddr,
+    /// The NIC that booted.
+    pub mac: Mac,
+    /// This boot.
+    pub boot: AttemptId,
+    /// The boot's one-time token: 16 to 128 of a-z, A-Z, 0-9, `_` and `-`. `/proc/cmdline` is readable in
+    /// the running image, so it is good for nothing but reports of this boot.
+    pub token: &'a str,
+}
+
+/// Why a command line can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CmdlineError {
+    /// A brace that isn't one of the known places.
+    #[error(
+        "the command line names {{{0}}}, which nothing is put into: use {{server}}, {{rootfs_url}}, {{mac}}, {{bootif}} or {{boot}}"
+    )]
+    UnknownPlace(String),
+    /// `{` without `}` or the other way round.
+    #[error("the command line has a brace without its partner near `{0}`")]
+    LoneBrace(String),
+    /// A word that iPXE would run or expand instead of passing on.
+    #[error(
+        "`{0}` can't be on a command line: a boot loader would run or change it (no ${{…}}, &&, ||, `;`, leading #, control or non-ASCII characters)"
+    )]
+    BadWord(String),
+    /// Names the rootfs, but the image has none.
+    #[error("the command line names {{rootfs_url}}, but the image has no rootfs: import it with --rootfs")]
+    NoRootfs,
+    /// One of our own words in the template.
+    #[error("`{0}` is put on the command line by Pristine itself: leave it out")]
+    Reserved(String),
+    /// Longer than the kernel reads.
+    #[error(
+        "the command line has {have} bytes and a {arch} kernel reads {max}: shorten it (what Pristine adds is counted)"
+    )]
+    TooLong {
+        /// Bytes.
+        have: usize,
+        /// Most that this kernel reads.
+        max: usize,
+        /// Which kernel.
+        arch: Arch,
+    },
+    /// The boot token isn't one.
+    #[error("the boot token has characters that don't belong in one")]
+    BadToken,
+}
+
+/// Longest command line that a kernel reads, without its closing NUL (`COMMAND_LINE_SIZE` in each
+/// architecture's `setup.h`).
+pub fn max_len(arch: Arch) -> usize {
+    match arch {
+        Arch::X86_64 | Arch::Aarch64 => 2047,
+        Arch::Riscv64 => 1023,
+        Arch::Loongarch64 => 4095,
+    }
+}
+
+/// Checks a template as an import does: known places only, every word harmless, no word of ours,
+/// and short enough once everything is put in at its longest.
+pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Result<(), CmdlineError> {
+    // The longest values that can be put in.
+    let longest = CmdlineInput {
+        server: ServerAddr { ip: std::net::Ipv4Addr::BROADCAST, http_port: u16::MAX },
+        mac: Mac([0xff; 6]),
+        boot: AttemptId(u64::MAX),
+        token: &"t".repeat(64),
+    };
+    let hex = "0".repeat(64);
+    let rootfs = has_rootfs.then_some(hex.as_str());
+    fill(template, arch, native.then_some(hex.as_str()), rootfs, &longest).map(drop)
+}
+
+/// The command line for one boot of `image`: single blanks between words, nothing that a boot loader
+/// would expand.
+pub fn for_boot(image: &Image, input: &CmdlineInput<'_>) -> Result<String, CmdlineError> {
+    let manifest = &image.manifest;
+    let (identity, rootfs) = (image.digest.to_string(), manifest.rootfs.map(|r| r.blob.digest.to_string()));
+    let native = manifest.native.then_some(identity.as_str());
+    fill(&manifest.cmdline, manifest.arch, native, rootfs.as_deref(), input)
+}
+
+fn fill(
+    template: &str,
+    arch: Arch,
+    native_image: Option<&str>,
+    rootfs: Option<&str>,
+    input: &CmdlineInput<'_>,
+) -> Result<String, CmdlineError> {
+    let server = input.server.base_url();
+    let bootif = format!("01-{}", input.mac.hyphenated());
+    let mut words = Vec::new();
+    for word in template.split_ascii_whitespace() {
+        let known = |name: &str| {
+            Ok(match name {
+                "server" => server.clone(),
+                // The name's ending is what live-boot and dracut tell a squashfs by.
+                "rootfs_url" => {
+                    format!("{server}/blobs/{}/rootfs.squashfs", rootfs.ok_or(CmdlineError::NoRootfs)?)
+                }
+                "mac" => input.mac.to_string(),
+                "bootif" => bootif.clone(),
+                "boot" => input.boot.to_string(),
+                other => return Err(CmdlineError::UnknownPlace(other.chars().take(40).collect())),
+            })
+        };
+        // Before anything is put in: a template can't make an operator out of a value.
+        plain(word)?;
+        let word = put_in(word, known)?;
+        let ours = word.starts_with("pristine.") && !word.starts_with("pristine.test.");
+        if ours || (native_image.is_some() && word.starts_with("BOOTIF=")) {
+            return Err(CmdlineError::Reserved(word));
+        }
+        plain(&word)?;
+        words.push(word);
+    }
+    if let Some(image) = native_image {
+        let token_ok = (16..=128).contains(&input.token.len())
+            && input.token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        if !token_ok {
+            return Err(CmdlineError::BadToken);
+        }
+        words.push(format!("pristine.server={server}"));
+        words.push(format!("pristine.image={image}"));
+        words.push(format!("pristine.boot={}", input.boot));
+        words.push(format!("pristine.token={}", input.token));
+        words.push(format!("BOOTIF={bootif}"));
+    }
+    let line = words.join(" ");
+    let max = max_len(arch);
+    if line.len() > max { Err(CmdlineError::TooLong { have: line.len(), max, arch }) } else { Ok(line) }
+}
+
+fn plain(word: &str) -> Result<(), CmdlineError> {
+    if is_plain_word(word) { Ok(()) } else { Err(CmdlineError::BadWord(word.chars().take(60).collect())) }
+}
+
+fn put_in(word: &str, value: impl Fn(&str) -> Result<String, CmdlineError>) -> Result<String, CmdlineError> {
+    let lone = || CmdlineError::LoneBrace(word.chars().take(60).collect());
+    let mut out = String::new();
+    let mut rest = word;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, tail) = after.split_once('}').ok_or_else(lone)?;
+        if before.contains('}') {
+            return Err(lone());
+        }
+        out.push_str(before);
+        out.push_str(&value(name)?);
+        rest = tail;
+    }
+    if rest.contains('}') {
+        return Err(lone());
+    }
+    out.push_str(rest);
+    Ok(out)
+}
