@@ -141,20 +141,11 @@ fn after_initramfs(firmware: Firmware) -> &'static str {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use super::*;
-    use crate::model::{AttemptId, Mac, StageEvent, Verdict};
+    use crate::model::{AttemptId, Mac, StageEvent};
 
     fn stuck(stage: Option<Stage>, firmware: Option<ClientArch>) -> String {
-        likely_cause(&BootAttempt {
-            id: AttemptId(1),
-            mac: Mac([2; 6]),
-            addr: None,
-            firmware,
-            image: None,
-            rule: None,
-            stages: stage.into_iter().map(|stage| StageEvent { stage, at: 0, detail: None }).collect(),
-            token_hash: None,
-            verdict: Verdict::Running,
-        })
+        let stages = stage.into_iter().map(|stage| StageEvent { stage, at: 0, detail: None }).collect();
+        likely_cause(&BootAttempt { firmware, stages, ..BootAttempt::new(AttemptId(1), Mac([2; 6])) })
     }
 
     #[test]
