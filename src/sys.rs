@@ -1,1 +1,223 @@
-//! The only module with `unsafe`: system calls that no safe crate offers.
+//! The only module with `unsafe`: socket addresses and options that no safe crate offers. Everything
+//! here is a thin typed wrapper; what the bytes mean is decided elsewhere. [`links`] (no `unsafe`)
+//! tells which interfaces there are.
+#![allow(unsafe_code)]
+
+pub mod links;
+
+use crate::model::Mac;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::{
+    io,
+    mem::size_of,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+use tokio::io::unix::AsyncFd;
+
+/// Ethertype of ARP.
+pub const ETH_ARP: u16 = 0x0806;
+/// Ethertype of IPv4.
+pub const ETH_IPV4: u16 = 0x0800;
+/// Ethertype of IPv6.
+pub const ETH_IPV6: u16 = 0x86dd;
+
+/// The `sockaddr_ll` of an interface: what a packet socket binds or sends to.
+fn packet_addr(index: u32, ethertype: u16, to: Mac) -> io::Result<SockAddr> {
+    let index = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `storage` is zeroed and at least as large and aligned as any socket address
+    // (`sockaddr_storage`); a `sockaddr_ll` is written within it and its true length is returned.
+    let ((), addr) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let addr = &mut *storage.cast::<libc::sockaddr_ll>();
+            addr.sll_family = libc::AF_PACKET as u16;
+            addr.sll_protocol = ethertype.to_be();
+            addr.sll_ifindex = index;
+            addr.sll_halen = 6;
+            for (to, from) in addr.sll_addr.iter_mut().zip(to.0) {
+                *to = from;
+            }
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })?
+    };
+    Ok(addr)
+}
+
+/// A packet socket of one interface: whole Ethernet frames in both directions. It receives frames
+/// of one ethertype, or none at all when `receive` is `None` (for sending only). Non-blocking.
+///
+/// Errors: `PermissionDenied` without CAP_NET_RAW, `ENODEV` when the interface is gone.
+#[derive(Debug)]
+pub struct PacketSocket {
+    socket: Socket,
+    index: u32,
+}
+
+impl PacketSocket {
+    /// Opens and binds it. Nothing of another interface is ever queued, because the protocol is
+    /// set only by the bind.
+    pub fn open(index: u32, receive: Option<u16>) -> io::Result<PacketSocket> {
+        PacketSocket::open_filtered(index, receive, &[])
+    }
+
+    /// The same with a classic BPF program that chooses which frames are queued at all.
+    pub fn open_filtered(
+        index: u32,
+        receive: Option<u16>,
+        filter: &[socket2::SockFilter],
+    ) -> io::Result<PacketSocket> {
+        let socket = Socket::new(Domain::from(libc::AF_PACKET), Type::RAW, Some(Protocol::from(0)))?;
+        socket.set_nonblocking(true)?;
+        if !filter.is_empty() {
+            socket.attach_filter(filter)?;
+        }
+        socket.bind(&packet_addr(index, receive.unwrap_or(0), Mac([0; 6]))?)?;
+        Ok(PacketSocket { socket, index })
+    }
+
+    /// Sends one whole frame. `WouldBlock` when the interface's queue is full.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let (to, ethertype) = match frame {
+            [a, b, c, d, e, f, _, _, _, _, _, _, hi, lo, ..] => {
+                (Mac([*a, *b, *c, *d, *e, *f]), u16::from_be_bytes([*hi, *lo]))
+            }
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        self.socket.send_to(frame, &packet_addr(self.index, ethertype, to)?).map(|_| ())
+    }
+
+    /// Receives one frame, cut to the buffer. `WouldBlock` when none waits.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut &self.socket, buffer)
+    }
+
+    /// Has the interface accept frames to this multicast MAC while the socket lives.
+    pub fn join(&self, group: Mac) -> io::Result<()> {
+        let [a, b, c, d, e, f] = group.0;
+        let request = libc::packet_mreq {
+            mr_ifindex: i32::try_from(self.index).map_err(|_| io::ErrorKind::InvalidInput)?,
+            mr_type: libc::PACKET_MR_MULTICAST as u16,
+            mr_alen: 6,
+            mr_address: [a, b, c, d, e, f, 0, 0],
+        };
+        set_option(&self.socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for PacketSocket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Puts a socket that owns its file descriptor on the runtime's event loop. Panics outside of a tokio
+/// runtime, as all of tokio does.
+pub fn registered<T: StableFd>(socket: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: a `StableFd` owns its one file descriptor, keeps it open until dropped and always
+    // returns the same one; both types below hand out no way to replace it.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// A type that owns one open file descriptor for all of its life. Sealed: only the types here.
+pub trait StableFd: AsRawFd + sealed::Sealed {}
+impl StableFd for PacketSocket {}
+impl StableFd for Socket {}
+
+mod sealed {
+    /// Keeps other modules from making promises that `registered` relies on.
+    pub trait Sealed {}
+    impl Sealed for super::PacketSocket {}
+    impl Sealed for socket2::Socket {}
+}
+
+/// A routing netlink socket. `groups` is a mask of RTMGRP_* (0: only answers to own questions).
+pub fn netlink_route(groups: u32) -> io::Result<Socket> {
+    let socket =
+        Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
+    // SAFETY: as in `packet_addr`: a `sockaddr_nl` fits in the zeroed storage, its length is returned.
+    let ((), addr) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let addr = &mut *storage.cast::<libc::sockaddr_nl>();
+            addr.nl_family = libc::AF_NETLINK as u16;
+            addr.nl_groups = groups;
+            *len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+            Ok(())
+        })?
+    };
+    socket.bind(&addr)?;
+    Ok(socket)
+}
+
+/// `setsockopt` with a plain C struct or integer.
+fn set_option<T: Copy>(fd: &impl AsRawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and length describe `value`, which lives through the call; the kernel only
+    // reads it. Callers pass the `T` that the option is documented to take.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Asks for a receive queue of `bytes`, beyond the system's usual limit where CAP_NET_ADMIN allows
+/// it: a rack that powers on together sends its DISCOVERs within milliseconds.
+pub fn set_receive_queue(socket: &Socket, bytes: usize) {
+    let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &wanted).is_err() {
+        // Best effort: the kernel caps it at net.core.rmem_max.
+        let _ = socket.set_recv_buffer_size(bytes);
+    }
+}
+
+/// Sends a UDP datagram from a chosen source address out of a chosen interface (IP_PKTINFO), so that
+/// a host with several addresses answers from the one that the option 54 of its reply names.
+pub fn send_udp_from(
+    socket: &impl AsFd,
+    datagram: &[u8],
+    to: SocketAddrV4,
+    from: Ipv4Addr,
+    index: u32,
+) -> io::Result<usize> {
+    let index = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let to = SockAddr::from(to);
+    let info = libc::in_pktinfo {
+        ipi_ifindex: index,
+        ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
+        ipi_addr: libc::in_addr { s_addr: 0 },
+    };
+    // u64s, so that the control buffer is aligned as `cmsghdr` must be; 64 bytes hold the 28 of one
+    // header with an `in_pktinfo`.
+    let mut control = [0u64; 8];
+    let mut data = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+    // SAFETY: `message` points to `to`, `data` and `control`, which all outlive the call; the kernel
+    // reads but never writes through `iov_base` on a send. CMSG_FIRSTHDR is not null because
+    // `msg_controllen` is CMSG_SPACE of one `in_pktinfo`, which `control` is large enough for.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_name = to.as_ptr().cast_mut().cast();
+        message.msg_namelen = to.len();
+        message.msg_iov = &raw mut data;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<libc::in_pktinfo>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::IPPROTO_IP;
+        (*header).cmsg_type = libc::IP_PKTINFO;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<libc::in_pktinfo>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<libc::in_pktinfo>().write_unaligned(info);
+        libc::sendmsg(socket.as_fd().as_raw_fd(), &message, libc::MSG_NOSIGNAL)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
