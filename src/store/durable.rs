@@ -1,0 +1,98 @@
+//! Writes that survive a crash: a file is either the old one or the new one, whole, and once a call
+//! returns a power cut can't undo it.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Makes the entries of folder `dir` durable: what was made, renamed or removed in it.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Makes `dir` and its missing parents, durably.
+pub fn create_dir_all(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(dir);
+    create_dir_all(parent)?;
+    match fs::create_dir(dir) {
+        Ok(()) => sync_dir(parent),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Replaces `path` by a file with `bytes` and permission bits `mode`. A reader sees the old bytes or
+/// the new ones, never a part; a temporary file beside it is left behind only by a kill, and starts
+/// with `.tmp-`.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let tmp = tmp_name(parent_of(path));
+    let made = (|| {
+        let mut file = File::create_new(&tmp)?;
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        rename(&tmp, path)
+    })();
+    if made.is_err() {
+        // The first error is the one that tells; a leftover is swept at the next opening.
+        let _ = fs::remove_file(&tmp);
+    }
+    made
+}
+
+/// Moves a synced file over `to`, durably. Both in one file system.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(parent_of(to))
+}
+
+/// Removes a file, durably; true if there was one.
+pub fn remove_file(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_dir(parent_of(path)).map(|()| true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// A name in `dir` that no other process and no other call of this one uses.
+pub(crate) fn tmp_name(dir: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    dir.join(format!(".tmp-{}-{n}-{nanos:x}", std::process::id()))
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::testing::TempDir;
+
+    #[test]
+    fn replaces_a_file_whole_and_leaves_no_temporary() {
+        let dir = TempDir::new();
+        let deep = dir.path().join("a/b");
+        create_dir_all(&deep).unwrap();
+        let path = deep.join("token");
+        write_atomic(&path, b"one", 0o600).unwrap();
+        write_atomic(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&deep).unwrap().count(), 1);
+        assert!(remove_file(&path).unwrap());
+        assert!(!remove_file(&path).unwrap());
+    }
+}
