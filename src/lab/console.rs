@@ -1,6 +1,6 @@
 //! A machine's serial console: kept as a bounded log, readable while it runs, and typed into.
 
-use super::LabError;
+use super::{LabError, interrupt};
 use std::{
     fs::File,
     io::{Read, Write},
@@ -110,7 +110,9 @@ impl Console {
                 let what = format!("`{needle}` on the console {}", self.log.display());
                 return Err(LabError::Late { what, bound });
             }
-            state = self.shared.grew.wait_timeout(state, left).map_or_else(|e| e.into_inner().0, |r| r.0);
+            interrupt::check()?;
+            let step = left.min(interrupt::STEP);
+            state = self.shared.grew.wait_timeout(state, step).map_or_else(|e| e.into_inner().0, |r| r.0);
         }
     }
 

@@ -1,71 +1,29 @@
-//! Virtual servers on real firmware, in network namespaces of their own.
+//! Virtual servers on real firmware, in network namespaces of their own, booted by the real binary.
 //!
 //! [`net`] makes the switch and the hosts on it, [`process`] runs programs there that never outlive
-//! us. Everything is removed on drop, also in a panic; what a killed process left behind is removed
-//! by the next one that starts. All of it needs root.
+//! us, [`qemu`] powers machines on, [`service`] runs `pristine serve` beside them, [`follow`] waits
+//! for what their boots do. [`Lab`] is all of it together. Everything is removed on drop, also in a
+//! panic; what a killed process left behind is removed by the next one that starts. Needs root.
 
 pub mod console;
+pub mod demo;
+mod error;
+pub mod follow;
+pub mod interrupt;
 pub mod net;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod service;
+pub mod shell;
+mod site;
 
 pub use console::{Console, Mark};
+pub use error::LabError;
+pub use follow::Follow;
 pub use net::{Host, Net, Tap};
 pub use process::{Running, output_within};
-pub use qemu::{Firmware, Nic, Spec, Vm};
-
-use std::{io, path::PathBuf, time::Duration};
-
-/// Why the lab could not do something.
-#[derive(Debug, thiserror::Error)]
-pub enum LabError {
-    /// Namespaces need privileges.
-    #[error("the lab makes network namespaces, which needs root: run it with sudo")]
-    NotRoot,
-    /// A tool is missing or can't be started.
-    #[error("can't start `{program}`: {source}. `make setup` installs what the lab needs")]
-    Start {
-        /// Name of the tool.
-        program: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A tool said no.
-    #[error("`{command}` failed ({status}): {stderr}")]
-    Tool {
-        /// The whole command.
-        command: String,
-        /// Its exit status.
-        status: String,
-        /// What it wrote to standard error.
-        stderr: String,
-    },
-    /// Something took longer than its bound.
-    #[error("{what}: not within {} s", .bound.as_secs())]
-    Late {
-        /// What was awaited.
-        what: String,
-        /// The bound.
-        bound: Duration,
-    },
-    /// A file or folder could not be used.
-    #[error("{path}: {source}")]
-    File {
-        /// Which one.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Anything else, in words.
-    #[error("{0}")]
-    Other(String),
-}
-
-impl LabError {
-    /// For `map_err` on an I/O result about `path`.
-    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LabError {
-        let path = path.into();
-        move |source| LabError::File { path, source }
-    }
-}
+pub use qemu::{Accel, Firmware, Nic, Spec, Vm, accel};
+pub use service::{Mode, Service, Settings};
+pub use shell::Shell;
+pub use site::{Folder, Lab};

@@ -1,7 +1,7 @@
 //! Child processes that never outlive us: killed and reaped on drop, killed by the kernel where we
 //! are killed ourselves.
 
-use super::LabError;
+use super::{LabError, interrupt};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -54,9 +54,8 @@ impl Running {
 
     /// Waits until it ends; [`LabError::Late`] after `bound`, and it runs on.
     pub fn wait_within(&mut self, bound: Duration) -> Result<ExitStatus, LabError> {
-        let late = || LabError::Late { what: format!("`{}` to end", self.name), bound };
         if !exits_within(&self.child, bound) {
-            return Err(late());
+            return Err(LabError::Late { what: format!("`{}` to end", self.name), bound });
         }
         self.child.wait().map_err(LabError::file(&self.name))
     }
@@ -114,22 +113,45 @@ pub fn output_within(mut command: Command, bound: Duration) -> Result<Output, La
     let mut running = Running::start(command, &shown)?;
     let stdout = running.child.stdout.take().map(collect);
     let stderr = running.child.stderr.take().map(collect);
-    let status = running.wait_within(bound);
-    if status.is_err() {
-        running.kill();
-    }
-    let status = status?;
-    let take = |h: Option<thread::JoinHandle<Vec<u8>>>| h.and_then(|h| h.join().ok()).unwrap_or_default();
-    Ok(Output { status, stdout: take(stdout), stderr: take(stderr) })
+    // An error kills it: `running` is dropped.
+    let status = running.wait_within(bound)?;
+    Ok(Output { status, stdout: joined(stdout), stderr: joined(stderr) })
+}
+
+fn joined(reader: Option<thread::JoinHandle<Vec<u8>>>) -> Vec<u8> {
+    reader.and_then(|r| r.join().ok()).unwrap_or_default()
 }
 
 /// Runs `command` and asks for exit status 0; gives its standard output as text.
 pub fn succeed(command: Command, bound: Duration) -> Result<String, LabError> {
     let shown = shown(&command);
     let output = output_within(command, bound)?;
+    successful(&shown, output)
+}
+
+/// As [`succeed`], for what takes minutes: a Ctrl-C ends it too ([`interrupt`]).
+pub fn succeed_unless_interrupted(mut command: Command, bound: Duration) -> Result<String, LabError> {
+    let shown = shown(&command);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Running::start(command, &shown)?;
+    let stdout = running.child.stdout.take().map(collect);
+    let stderr = running.child.stderr.take().map(collect);
+    let end = Instant::now() + bound;
+    let status = loop {
+        interrupt::check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        match running.wait_within(left.min(interrupt::STEP)) {
+            Err(LabError::Late { .. }) if !left.is_zero() => {}
+            other => break other?,
+        }
+    };
+    successful(&shown, Output { status, stdout: joined(stdout), stderr: joined(stderr) })
+}
+
+fn successful(shown: &str, output: Output) -> Result<String, LabError> {
     if !output.status.success() {
         return Err(LabError::Tool {
-            command: shown,
+            command: shown.to_owned(),
             status: output.status.to_string(),
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         });

@@ -1,7 +1,7 @@
 //! The lab's own parts: each virtual server's real firmware comes up and asks as it should. Another
 //! DHCP server (dnsmasq) listens, so that a fault here is not a fault of the service.
 
-use pristine::lab::{Console, Firmware, Mark, Net, Spec, Vm, process::Running};
+use pristine::lab::{Console, Firmware, Folder, Mark, Net, Spec, Vm, process::Running};
 use std::{os::unix::net::UnixStream, time::Duration};
 
 const BOUND: Duration = Duration::from_secs(120);
@@ -17,7 +17,7 @@ fn question(firmware: Firmware) -> &'static str {
 
 #[test]
 fn each_firmware_comes_up_and_asks() {
-    let dir = crate::boots::TempDir::new("firmware");
+    let dir = Folder::temporary("firmware").unwrap();
     let net = Net::new().unwrap();
     let server = net.host("server", "198.18.0.1/24").unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();

@@ -1,0 +1,61 @@
+# One target a task; `make demo` and `make test` set up what they need. Runs as root (or with sudo
+# for the packages): the tests and the lab make network namespaces.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+HOST := x86_64-unknown-linux-gnu
+NBP  := target/nbp
+INIT := target/init/$(HOST)/release/pristine-init
+
+.PHONY: help setup build release init nbp images test demo lint fmt deny ci
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+setup: ## packages, boot programs and kernels that building, testing and the lab need (Debian 12)
+	tools/setup
+
+build: setup ## debug build of everything
+	cargo build --locked --workspace
+	$(MAKE) --no-print-directory init
+
+release: setup ## release build of pristine and its init
+	cargo build --locked --release -p pristine
+	$(MAKE) --no-print-directory init
+
+# Static, since it runs in an initramfs that has no C library; beside each pristine, which packs it.
+init: ## the static initramfs init, copied beside the pristine binaries
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p pristine-init \
+	    --target $(HOST) --target-dir target/init
+	for d in target/debug target/release; do \
+	    mkdir -p $$d; \
+	    cmp -s $(INIT) $$d/pristine-init || install -m 755 $(INIT) $$d/pristine-init; \
+	done
+
+nbp: build ## boot programs from Debian's packages, for the tests and the lab
+	target/debug/pristine nbp fetch --dir $(NBP)
+
+images: build ## the tiny image of the tests
+	images/tiny/build
+
+test: build nbp images ## units, properties, integration in namespaces, real boots on four firmware paths
+	cargo test --locked --workspace
+
+demo: release ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
+	target/release/pristine nbp fetch --dir $(NBP)
+	images/debian/build
+	target/release/pristine lab demo --nbp-dir $(NBP)
+
+fmt: ## formats the sources
+	cargo fmt --all
+
+lint: ## formatting and clippy; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+deny: ## licences, advisories and sources of every dependency (needs the network; builds cargo-deny once)
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+ci: setup lint test ## what .ci/run runs

@@ -1,0 +1,125 @@
+//! A whole site: a switch, a server with the service, and any number of machines.
+
+use super::{
+    LabError, Service, Settings,
+    follow::{Follow, OnEvent},
+    net::{Host, Net},
+    qemu::{Firmware, Spec, Vm, missing},
+    service::SERVER_CIDR,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// A folder that is removed on drop unless kept.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Folder {
+    /// A new one among the system's temporary files. Its path is short: Unix sockets lie in it.
+    pub fn temporary(name: &str) -> Result<Folder, LabError> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pristine-{name}-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).map_err(LabError::file(&path))?;
+        Ok(Folder { path, kept: false })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves it behind on drop.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The site. Machines started on it end when their [`Vm`] is dropped, all else with the lab.
+#[derive(Debug)]
+pub struct Lab {
+    follow: Follow,
+    service: Service,
+    server: Host,
+    net: Net,
+    machines: u8,
+}
+
+impl Lab {
+    /// Brings up switch, server and service, and follows its boot attempts.
+    pub fn up(settings: Settings, on_event: OnEvent) -> Result<Lab, LabError> {
+        let missing = missing();
+        if !missing.is_empty() {
+            let list = missing.join("\n  ");
+            return Err(LabError::Other(format!(
+                "the lab needs what this system lacks:\n  {list}\nRun `make setup`."
+            )));
+        }
+        let net = Net::new()?;
+        let server = net.host("server", SERVER_CIDR)?;
+        Lab::on(net, server, settings, on_event)
+    }
+
+    /// As [`Lab::up`], on a network that is there already.
+    pub fn on(net: Net, server: Host, settings: Settings, on_event: OnEvent) -> Result<Lab, LabError> {
+        let service = Service::start(&server, settings)?;
+        let mut watch = service.command(&server);
+        watch.args(["watch", "--json"]);
+        let follow = Follow::start(watch, on_event)?;
+        Ok(Lab { follow, service, server, net, machines: 0 })
+    }
+
+    /// A machine that nobody used yet in this lab; power it on with [`Lab::power_on`].
+    pub fn machine(&mut self, firmware: Firmware) -> Spec {
+        self.machines += 1;
+        Spec::new(self.machines, firmware)
+    }
+
+    /// Powers a machine on. Its console log lies in the lab's folder.
+    pub fn power_on(&self, spec: Spec) -> Result<Vm, LabError> {
+        if spec.firmware == Firmware::Undionly {
+            let mac = spec.mac.to_string();
+            self.cli(&["machine", "set", &mac, "--nbp", "undionly.kpxe"])?;
+        }
+        Vm::start(&self.net, spec, &self.service.settings().dir)
+    }
+
+    /// Runs `pristine` with these arguments on the server.
+    pub fn cli(&self, words: &[&str]) -> Result<String, LabError> {
+        self.service.cli(&self.server, words)
+    }
+
+    /// The boots, as they happen.
+    pub fn follow(&self) -> &Follow {
+        &self.follow
+    }
+
+    /// The service's process.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// The switch.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Host {
+        &self.server
+    }
+}
