@@ -1,6 +1,7 @@
 //! What is on disk: the state database, the image store, the NBP folder.
 
 pub mod blobs;
+pub mod db;
 pub mod durable;
 pub mod images;
 pub mod nbps;

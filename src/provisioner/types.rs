@@ -1,0 +1,337 @@
+//! What goes in and comes out of the provisioner.
+
+use crate::{
+    dhcp,
+    model::{BootTarget, ClientArch, Digest, Lease, Machine, Rule, Stage, Tag},
+    store::db::DbError,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What machines get that no operator has touched: no pin, hostname, rack or label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// An address at most, whatever the site's default is.
+    Ignore,
+    /// The site's default like every other machine; a waiting screen where there is none.
+    #[default]
+    Default,
+    /// A screen that waits for an operator, whatever the site's default is.
+    Discover,
+}
+
+/// What keeps the tables small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// Machines on record.
+    pub machines: usize,
+    /// MACs seen that hold no lease and got no script yet, in memory only; the one longest unheard of
+    /// makes room.
+    pub strangers: usize,
+    /// Boot attempts kept of each machine.
+    pub attempts_per_machine: usize,
+    /// Boot attempts kept in all.
+    pub attempts: usize,
+    /// Boot scripts that one machine gets in a minute.
+    pub scripts_per_minute: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            machines: 100_000,
+            strangers: 4_096,
+            attempts_per_machine: 20,
+            attempts: 100_000,
+            scripts_per_minute: 30,
+        }
+    }
+}
+
+/// How the provisioner decides.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Subnets, pools, reservations.
+    pub site: dhcp::Site,
+    /// What unknown machines get.
+    pub unknown: Unknown,
+    /// Table bounds.
+    pub bounds: Bounds,
+}
+
+/// Answer to a request for a boot file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileAnswer {
+    /// Its bytes.
+    Found(Bytes),
+    /// No such file: to be said fast, shim asks for several that hardly anybody has.
+    NotFound,
+    /// There may be one, but not for this client.
+    Refused(String),
+}
+
+/// How a transfer of a boot file ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransferOutcome {
+    /// The client has the whole file.
+    Complete {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The client only asked for the size (`tsize`, then ERROR 8): normal for edk2.
+    Probe,
+    /// The client gave up.
+    Aborted {
+        /// Bytes that it had.
+        at: u64,
+        /// Its words.
+        why: String,
+    },
+    /// The client fell silent.
+    TimedOut {
+        /// Bytes that it had.
+        at: u64,
+    },
+}
+
+/// What a machine's iPXE says of itself when it asks for its script; only `mac` is needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScriptQuery {
+    /// The NIC that boots.
+    pub mac: String,
+    /// SMBIOS UUID.
+    pub uuid: String,
+    /// SMBIOS serial number.
+    pub serial: String,
+    /// SMBIOS manufacturer.
+    pub manufacturer: String,
+    /// SMBIOS product.
+    pub product: String,
+    /// `efi` or `pcbios`.
+    pub platform: String,
+    /// iPXE's own architecture: `i386`, `x86_64`, `arm64`, …
+    pub buildarch: String,
+}
+
+/// What a booting machine says, as JSON: `{"stage":"rootfs","detail":"…"}` or `{"failed":"…"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Report {
+    /// A stage is reached.
+    Stage {
+        /// Which.
+        stage: Stage,
+        /// What else is worth knowing.
+        #[serde(default)]
+        detail: Option<String>,
+    },
+    /// It can't go on.
+    Failed {
+        /// Why, in its words.
+        failed: String,
+    },
+}
+
+/// Why a script was not rendered. Where the machine can be told more on its console, a script says
+/// so instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScriptError {
+    /// No MAC, or one that no machine can own.
+    #[error("`{0}` is not a MAC address of a machine: the script is asked for with ?mac=${{net0/mac}}")]
+    BadMac(String),
+    /// More scripts than any boot needs.
+    #[error("{0} asked for too many scripts within a minute: it is refused until the minute is over")]
+    TooMany(crate::model::Mac),
+    /// The table of machines is full.
+    #[error("{0} machines are on record, and no more fit: forget some, or raise bounds.machines")]
+    TableFull(usize),
+    /// The attempt could not be made durable, so the machine must not boot by it.
+    #[error("the boot could not be recorded: {0}")]
+    NotSaved(#[from] DbError),
+    /// This host can't make random numbers.
+    #[error("no randomness for a boot token: {0}")]
+    NoRandomness(String),
+    /// A fault of ours.
+    #[error("the boot script could not be rendered: {0}")]
+    Render(#[from] crate::netboot::ScriptError),
+}
+
+/// Why a report was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// 401: no boot has this token.
+    #[error("unknown boot token: it belongs to no boot on record")]
+    UnknownToken,
+    /// 401: its boot is over.
+    #[error("this boot token is dead: its boot has {0}")]
+    DeadToken(&'static str),
+    /// 409: said before, and kept as it was said first.
+    #[error("already reported")]
+    Already,
+    /// 400: a stage that the service sees by itself.
+    #[error("{0:?} can't be reported, only init, network, rootfs, verified, switch_root and healthy")]
+    NotReportable(Stage),
+    /// 503: it could not be made durable; report it again.
+    #[error("the report could not be recorded: {0}")]
+    NotSaved(#[from] DbError),
+}
+
+/// Why an operator's command was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No machine has this MAC or hostname.
+    #[error("no machine `{name}`{}. A machine is named by a MAC or by its hostname; see `pristine machine list`", near(.nearest))]
+    NoMachine {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        nearest: Vec<String>,
+    },
+    /// No such image, with the nearest names.
+    #[error("{0}")]
+    NoImage(String),
+    /// The image doesn't fit the machine.
+    #[error("image {image} is for {image_arch}, but {machine} is {machine_arch}: pin an image for {machine_arch}")]
+    WrongArch {
+        /// Tag.
+        image: Tag,
+        /// Its arch.
+        image_arch: crate::model::Arch,
+        /// Which machine.
+        machine: crate::model::Mac,
+        /// Its arch.
+        machine_arch: crate::model::Arch,
+    },
+    /// A value that can't be.
+    #[error("{0}")]
+    Bad(String),
+    /// Another machine has that hostname or MAC.
+    #[error("{what} is already machine {by}: change that one first")]
+    Taken {
+        /// Hostname or MAC.
+        what: String,
+        /// Who has it.
+        by: crate::model::Mac,
+    },
+    /// The table of machines is full.
+    #[error("{0} machines are on record, and no more fit: forget some, or raise bounds.machines")]
+    TableFull(usize),
+    /// The image store can't be read.
+    #[error("{0}")]
+    Store(String),
+    /// It could not be made durable and was undone.
+    #[error("nothing was changed: {0}")]
+    NotSaved(#[from] DbError),
+}
+
+fn near(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        names => format!("; near it: {}", names.join(", ")),
+    }
+}
+
+/// What to change of a machine. What is `None` stays; an inner `None` clears.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachinePatch {
+    /// Operator's name for it.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Option<String>>,
+    /// Its rack.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub rack: Option<Option<String>>,
+    /// Its NBP instead of the firmware's usual one.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub nbp: Option<Option<String>>,
+    /// All its other MACs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_macs: Option<Vec<crate::model::Mac>>,
+    /// Labels to set, or with `null` to take away.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// Tells `null` (clear) from a missing field (leave).
+fn some<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
+/// What a machine would get now, and by which rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The machine, as on record; one never seen has only its MAC.
+    pub machine: Machine,
+    /// False for a machine that was never seen.
+    pub seen: bool,
+    /// What it is assigned.
+    pub target: BootTarget,
+    /// By which rule.
+    pub rule: Rule,
+    /// Tag of the assigned image.
+    pub image: Option<Tag>,
+    /// In words.
+    pub why: String,
+    /// Why it would not boot it.
+    pub refused: Option<String>,
+    /// Firmware of its last boot, which the NBP hangs on.
+    pub firmware: Option<ClientArch>,
+    /// Boot program (a file name) that this firmware would be given.
+    pub nbp: Option<String>,
+    /// Its leases.
+    pub leases: Vec<Lease>,
+}
+
+/// What the site's default can be set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// What is pinned now.
+    pub target: BootTarget,
+    /// Tag of its image.
+    pub image: Option<Tag>,
+    /// The image's identity.
+    pub digest: Option<Digest>,
+}
+
+/// Counters since the start, and table sizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Machines on record.
+    pub machines: usize,
+    /// MACs seen that are not on record yet.
+    pub strangers: usize,
+    /// Leases in the table, offers left out.
+    pub leases: usize,
+    /// Boot attempts on record.
+    pub attempts: usize,
+    /// DHCP replies, by kind.
+    pub offers: u64,
+    /// ACKs.
+    pub acks: u64,
+    /// NAKs.
+    pub naks: u64,
+    /// DHCP requests that got no reply, by reason.
+    pub silent: BTreeMap<String, u64>,
+    /// Replies withheld since their changes could not be made durable.
+    pub not_saved: u64,
+    /// Boot files sent whole.
+    pub files: u64,
+    /// Transfers that broke off (probes left out).
+    pub files_broken: u64,
+    /// Boot scripts rendered.
+    pub scripts: u64,
+    /// Reports accepted.
+    pub reports: u64,
+    /// Reports refused.
+    pub reports_refused: u64,
+    /// Newcomers that the full table of machines had no room for.
+    pub table_full: u64,
+    /// Durable transactions.
+    pub commits: u64,
+    /// Transactions that failed.
+    pub commit_failures: u64,
+}

@@ -1,0 +1,131 @@
+//! The state database: leases, machines, boot attempts and the site's default, in SQLite.
+//!
+//! One thread writes. [`Db::enqueue`] merges changes into what is pending (the latest change of a
+//! row wins) and the thread takes all that is pending into one transaction, so that a thousand
+//! machines that boot at once share one fsync. Two promises follow, and callers lean on both:
+//!
+//! - a [`Commit`] resolves to `Ok` only when its changes *and all that was enqueued before* are on
+//!   disk;
+//! - a change whose transaction failed is not lost: it stays pending, goes into the next
+//!   transaction, and until then no commit succeeds. So the database can't differ from memory for
+//!   longer than the disk is full.
+
+mod error;
+mod lock;
+mod rows;
+mod schema;
+mod writer;
+
+pub use error::DbError;
+
+use crate::model::{BootAttempt, BootTarget, Change, Lease, Machine};
+use lock::StateLock;
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread::JoinHandle,
+};
+use tokio::sync::oneshot;
+use writer::Shared;
+
+/// Name of the database in the state folder.
+pub const DB_FILE: &str = "pristine.db";
+
+/// Everything that the database holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Every machine, by MAC.
+    pub machines: Vec<Machine>,
+    /// Every lease on record.
+    pub leases: Vec<Lease>,
+    /// Boot attempts, oldest first.
+    pub attempts: Vec<BootAttempt>,
+    /// The site's default boot target.
+    pub default: Option<BootTarget>,
+}
+
+/// The open database of a running service. Dropping it writes what is pending and lets go of the
+/// state folder.
+pub struct Db {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    path: PathBuf,
+    // After the thread in drop order (see `Drop`): the next service must find all of it written.
+    _lock: StateLock,
+}
+
+impl Db {
+    /// Opens or makes the database of a state folder and takes the folder's lock. Fails, touching
+    /// nothing, where another service holds it or where the database is damaged.
+    pub fn open(state_dir: &Path) -> Result<(Db, Loaded), DbError> {
+        let lock = StateLock::take(state_dir)?;
+        let path = state_dir.join(DB_FILE);
+        let conn = schema::open(state_dir, &path)?;
+        let loaded = rows::load(&conn, &path)?;
+        let shared = Arc::new(Shared::new());
+        let thread = writer::start(shared.clone(), conn, path.clone())?;
+        Ok((Db { shared, thread: Some(thread), path, _lock: lock }, loaded))
+    }
+
+    /// What the database holds, without taking the lock: for commands that work beside a running
+    /// service, or without one. `None` where there is no database yet.
+    pub fn open_read_only(state_dir: &Path) -> Result<Option<Loaded>, DbError> {
+        let path = state_dir.join(DB_FILE);
+        match schema::open_read_only(&path)? {
+            Some(conn) => rows::load(&conn, &path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes changes durable, in the order of the calls. Never blocks for the disk: await the
+    /// [`Commit`] for that, or drop it where nobody is told of the change. With no changes the
+    /// commit stands for everything that was enqueued before.
+    pub fn enqueue(&self, changes: Vec<Change>) -> Commit {
+        Commit(self.shared.enqueue(changes, &self.path))
+    }
+
+    /// Transactions that reached the disk, and transactions that failed, since the start.
+    pub fn counts(&self) -> (u64, u64) {
+        self.shared.counts()
+    }
+
+    /// Lets tests fill the disk: at most this many pages of 4,096 bytes.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        self.shared.limit_pages(pages);
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        self.shared.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Resolves when the changes of one [`Db::enqueue`] are on disk, or when they could not be written.
+#[must_use = "nothing may be acknowledged before this resolved to Ok"]
+pub struct Commit(oneshot::Receiver<Result<(), DbError>>);
+
+impl Commit {
+    /// Blocks until it is resolved. Only for threads that run no futures.
+    pub fn wait(self) -> Result<(), DbError> {
+        self.0.blocking_recv().unwrap_or(Err(DbError::Closed))
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<(), DbError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|r| r.unwrap_or(Err(DbError::Closed)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

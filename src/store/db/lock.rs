@@ -1,0 +1,46 @@
+//! One service a state folder: two would give the same address twice.
+
+use super::DbError;
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+/// An advisory lock (flock) on `pristine.lock`, gone with the process however it ends. A file of its
+/// own: SQLite's locks on the database are lost when any descriptor of that file is closed.
+pub(super) struct StateLock {
+    _file: File,
+}
+
+impl StateLock {
+    pub(super) fn take(dir: &Path) -> Result<StateLock, DbError> {
+        let folder = |e: std::io::Error| DbError::Folder { dir: dir.into(), why: e.to_string() };
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(folder)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(dir.join("pristine.lock"))
+            .map_err(folder)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = (&mut file).take(20).read_to_string(&mut pid);
+                let pid = match pid.trim() {
+                    "" => "(unknown)".to_owned(),
+                    pid => pid.to_owned(),
+                };
+                return Err(DbError::InUse { dir: dir.into(), pid });
+            }
+            Err(TryLockError::Error(e)) => return Err(folder(e)),
+        }
+        // The pid is for people; the lock itself is what counts, so a full disk is no reason to stop.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(StateLock { _file: file })
+    }
+}

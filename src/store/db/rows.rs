@@ -1,0 +1,101 @@
+//! Rows to values and back. A row is its JSON; the columns beside it are only for finding and
+//! ordering.
+
+use super::{DbError, Loaded, schema::sql_error};
+use crate::model::{AttemptId, BootAttempt, BootTarget, Change, Mac};
+use rusqlite::{Connection, params};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{net::Ipv4Addr, path::Path};
+
+/// The row that a change is about: changes of the same row replace each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Row {
+    Lease(Ipv4Addr),
+    Machine(Mac),
+    Attempt(AttemptId),
+    Default,
+}
+
+pub(super) fn row_of(change: &Change) -> Row {
+    match change {
+        Change::Lease(lease) => Row::Lease(lease.addr),
+        Change::LeaseGone(addr) => Row::Lease(*addr),
+        Change::Machine(machine) => Row::Machine(machine.mac),
+        Change::MachineGone(mac) => Row::Machine(*mac),
+        Change::Attempt(attempt) => Row::Attempt(attempt.id),
+        Change::AttemptGone(id) => Row::Attempt(*id),
+        Change::Default(_) => Row::Default,
+    }
+}
+
+pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> {
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+        conn.prepare_cached(sql)?.execute(params).map(|_| ())
+    };
+    match change {
+        Change::Lease(lease) => run(
+            "INSERT OR REPLACE INTO leases (addr, mac, body) VALUES (?1, ?2, ?3)",
+            params![lease.addr.to_bits(), lease.mac.to_string(), json(lease)?],
+        ),
+        Change::LeaseGone(addr) => run("DELETE FROM leases WHERE addr = ?1", params![addr.to_bits()]),
+        Change::Machine(machine) => run(
+            "INSERT OR REPLACE INTO machines (mac, body) VALUES (?1, ?2)",
+            params![machine.mac.to_string(), json(machine)?],
+        ),
+        Change::MachineGone(mac) => run("DELETE FROM machines WHERE mac = ?1", params![mac.to_string()]),
+        Change::Attempt(attempt) => run(
+            "INSERT OR REPLACE INTO attempts (id, mac, began, body) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                attempt.id.to_string(),
+                attempt.mac.to_string(),
+                attempt.began().unwrap_or(0),
+                json(attempt)?
+            ],
+        ),
+        Change::AttemptGone(id) => run("DELETE FROM attempts WHERE id = ?1", params![id.to_string()]),
+        Change::Default(Some(target)) => run(
+            "INSERT OR REPLACE INTO settings (name, body) VALUES ('default', ?1)",
+            params![json(target)?],
+        ),
+        Change::Default(None) => run("DELETE FROM settings WHERE name = 'default'", params![]),
+    }
+}
+
+pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
+    let default: Vec<BootTarget> = all(conn, path, "settings", "name = 'default'", "name")?;
+    let mut attempts: Vec<BootAttempt> = all(conn, path, "attempts", "true", "began, id")?;
+    attempts.sort_by_key(|a| a.began());
+    Ok(Loaded {
+        machines: all(conn, path, "machines", "true", "mac")?,
+        leases: all(conn, path, "leases", "true", "addr")?,
+        attempts,
+        default: default.into_iter().next(),
+    })
+}
+
+fn all<T: DeserializeOwned>(
+    conn: &Connection,
+    path: &Path,
+    table: &str,
+    which: &str,
+    order: &str,
+) -> Result<Vec<T>, DbError> {
+    let sql = |e: rusqlite::Error| sql_error(path, &e);
+    let mut found = conn
+        .prepare(&format!("SELECT body FROM {table} WHERE {which} ORDER BY {order}"))
+        .map_err(sql)?;
+    let mut rows = found.query([]).map_err(sql)?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next().map_err(sql)? {
+        let body: String = row.get(0).map_err(sql)?;
+        out.push(serde_json::from_str(&body).map_err(|e| DbError::Damaged {
+            path: path.into(),
+            why: format!("row {} of table {table}: {e}", out.len() + 1),
+        })?);
+    }
+    Ok(out)
+}
+
+fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}

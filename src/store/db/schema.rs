@@ -1,0 +1,147 @@
+//! Opening the file: pragmas, format and migrations, and telling damage from a first start.
+
+use super::DbError;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::{fs::File, path::Path, time::Duration};
+
+/// Steps from format n to n + 1. Never edit one that was released: add another.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE leases   (addr INTEGER PRIMARY KEY, mac TEXT NOT NULL, body TEXT NOT NULL) STRICT;
+    CREATE TABLE machines (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE attempts (id TEXT PRIMARY KEY, mac TEXT NOT NULL, began INTEGER NOT NULL,
+                           body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE settings (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX attempts_began ON attempts (began);
+"];
+
+/// `PRST` in `application_id`, so that another program's database is not taken for ours.
+const APPLICATION_ID: i64 = 0x5052_5354;
+
+/// Opens the database, or makes it. It is made under another name and renamed when it is whole, so
+/// that an empty or cut file under its own name is always damage and never taken for a first start,
+/// which would forget every lease.
+pub(super) fn open(state_dir: &Path, path: &Path) -> Result<Connection, DbError> {
+    if !path.try_exists().map_err(|e| open_error(path, &e))? {
+        create(state_dir, path)?;
+    }
+    let mut conn = connect(path)?;
+    check(&conn, path)?;
+    migrate(&mut conn, path)?;
+    Ok(conn)
+}
+
+/// Opens an existing database for writing, without looking at what is in it.
+pub(super) fn connect(path: &Path) -> Result<Connection, DbError> {
+    not_cut(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(|e| sql_error(path, &e))?;
+    set_up(&conn).map_err(|e| sql_error(path, &e))?;
+    Ok(conn)
+}
+
+/// Opens for reading; `None` where there is nothing.
+pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, DbError> {
+    if !path.try_exists().map_err(|e| open_error(path, &e))? {
+        return Ok(None);
+    }
+    not_cut(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(|e| sql_error(path, &e))?;
+    conn.busy_timeout(Duration::from_secs(5)).map_err(|e| sql_error(path, &e))?;
+    check(&conn, path)?;
+    Ok(Some(conn))
+}
+
+fn create(state_dir: &Path, path: &Path) -> Result<(), DbError> {
+    let new = path.with_extension("db.new");
+    for leftover in ["db.new", "db.new-journal", "db.new-wal", "db.new-shm"] {
+        let _ = std::fs::remove_file(path.with_extension(leftover));
+    }
+    // A -wal that outlived its database belongs to no database: SQLite would play it into the new one.
+    for stray in ["db-wal", "db-shm"] {
+        let stray = path.with_extension(stray);
+        if stray.exists() {
+            let why = format!("{} is there without it", stray.display());
+            return Err(DbError::Damaged { path: path.into(), why });
+        }
+    }
+    let mut conn = Connection::open(&new).map_err(|e| sql_error(&new, &e))?;
+    conn.pragma_update(None, "application_id", APPLICATION_ID).map_err(|e| sql_error(&new, &e))?;
+    migrate(&mut conn, &new)?;
+    conn.close().map_err(|(_, e)| sql_error(&new, &e))?;
+    let durable = || {
+        File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, path)?;
+        File::open(state_dir)?.sync_all()
+    };
+    durable().map_err(|e| open_error(path, &e))
+}
+
+fn set_up(conn: &Connection) -> rusqlite::Result<()> {
+    // Before anything else: it makes even the first read wait for another process' checkpoint.
+    conn.busy_timeout(Duration::from_secs(5))?;
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    // FULL: COMMIT returns after the log is on the disk. NORMAL would forget the last ACKs.
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+/// SQLite takes a file of 0 bytes for a new database.
+fn not_cut(path: &Path) -> Result<(), DbError> {
+    let size = std::fs::metadata(path).map_err(|e| open_error(path, &e))?.len();
+    if size < 512 {
+        return Err(DbError::Damaged { path: path.into(), why: format!("it has only {size} bytes") });
+    }
+    Ok(())
+}
+
+fn check(conn: &Connection, path: &Path) -> Result<(), DbError> {
+    let damaged = |why: String| DbError::Damaged { path: path.into(), why };
+    let number = |pragma: &str| conn.pragma_query_value(None, pragma, |r| r.get::<_, i64>(0));
+    let id = number("application_id").map_err(|e| sql_error(path, &e))?;
+    if id != APPLICATION_ID {
+        return Err(damaged("it is no database of pristine".into()));
+    }
+    let found: i64 = number("user_version").map_err(|e| sql_error(path, &e))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(DbError::TooNew { path: path.into(), found, known });
+    }
+    let verdict: String =
+        conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| sql_error(path, &e))?;
+    if verdict != "ok" {
+        return Err(damaged(verdict.replace('\n', " ")));
+    }
+    Ok(())
+}
+
+fn migrate(conn: &mut Connection, path: &Path) -> Result<(), DbError> {
+    let sql = |e: rusqlite::Error| sql_error(path, &e);
+    let from: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(sql)?;
+    for (n, step) in (1_i64..).zip(MIGRATIONS).filter(|(n, _)| *n > from) {
+        let tx = conn.transaction().map_err(sql)?;
+        tx.execute_batch(step).map_err(sql)?;
+        tx.pragma_update(None, "user_version", n).map_err(sql)?;
+        tx.commit().map_err(sql)?;
+    }
+    Ok(())
+}
+
+/// What SQLite says, with damage told apart from trouble that passes.
+pub(super) fn sql_error(path: &Path, e: &rusqlite::Error) -> DbError {
+    let why = e.to_string();
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            DbError::Damaged { path: path.into(), why }
+        }
+        _ => DbError::Open { path: path.into(), why },
+    }
+}
+
+fn open_error(path: &Path, e: &std::io::Error) -> DbError {
+    DbError::Open { path: path.into(), why: e.to_string() }
+}

@@ -1,0 +1,199 @@
+//! The one thread that writes, and what waits for it.
+
+use super::{
+    DbError,
+    rows::{self, Row},
+    schema,
+};
+use crate::model::Change;
+use rusqlite::Connection;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// Callers that may wait at once. Changes themselves are bounded by the tables that they come from,
+/// since a newer change of a row replaces the pending one.
+const MAX_WAITERS: usize = 8_192;
+/// How long after a failure changes that nobody waits for are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+type Waiter = oneshot::Sender<Result<(), DbError>>;
+
+#[derive(Default)]
+struct Pending {
+    changes: HashMap<Row, Change>,
+    waiters: Vec<Waiter>,
+    /// True while `changes` holds some that a transaction failed to write.
+    failed: bool,
+    /// True while a transaction is under way.
+    writing: bool,
+    closed: bool,
+    commits: u64,
+    failures: u64,
+    #[cfg(test)]
+    max_pages: Option<u32>,
+}
+
+/// What callers and the thread share.
+pub(super) struct Shared {
+    pending: Mutex<Pending>,
+    wake: Condvar,
+}
+
+impl Shared {
+    pub(super) fn new() -> Shared {
+        Shared { pending: Mutex::default(), wake: Condvar::new() }
+    }
+
+    /// A panic elsewhere while this was held can't have left it half changed: every critical section
+    /// below is a few moves.
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn enqueue(
+        &self,
+        changes: Vec<Change>,
+        path: &Path,
+    ) -> oneshot::Receiver<Result<(), DbError>> {
+        let (waiter, commit) = oneshot::channel();
+        let mut pending = self.lock();
+        if pending.closed {
+            let _ = waiter.send(Err(DbError::Closed));
+            return commit;
+        }
+        if changes.is_empty() && pending.changes.is_empty() && !pending.writing {
+            let _ = waiter.send(Ok(()));
+            return commit;
+        }
+        for change in changes {
+            pending.changes.insert(rows::row_of(&change), change);
+        }
+        if pending.waiters.len() < MAX_WAITERS {
+            pending.waiters.push(waiter);
+        } else {
+            let waiting = pending.waiters.len();
+            let _ = waiter.send(Err(DbError::Overloaded { path: path.into(), waiting }));
+        }
+        drop(pending);
+        self.wake.notify_one();
+        commit
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let pending = self.lock();
+        (pending.commits, pending.failures)
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) {
+        self.lock().max_pages = Some(pages);
+    }
+
+    /// The next batch; `None` when closed and there is nothing left to try.
+    fn next(&self) -> Option<(HashMap<Row, Change>, Vec<Waiter>)> {
+        let mut pending = self.lock();
+        loop {
+            if pending.closed && (pending.changes.is_empty() || pending.failed) && pending.waiters.is_empty()
+            {
+                return None;
+            }
+            if !pending.waiters.is_empty() || (!pending.failed && !pending.changes.is_empty()) {
+                break;
+            }
+            if pending.failed {
+                let (next, timeout) =
+                    self.wake.wait_timeout(pending, RETRY).unwrap_or_else(PoisonError::into_inner);
+                pending = next;
+                if timeout.timed_out() {
+                    break;
+                }
+            } else {
+                pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        pending.writing = true;
+        pending.failed = false;
+        Some((std::mem::take(&mut pending.changes), std::mem::take(&mut pending.waiters)))
+    }
+
+    fn done(&self, batch: HashMap<Row, Change>, waiters: Vec<Waiter>, result: Result<(), DbError>) {
+        let mut pending = self.lock();
+        pending.writing = false;
+        if result.is_ok() {
+            pending.commits += 1;
+        } else {
+            pending.failures += 1;
+            pending.failed = true;
+            // Newer changes of the same rows came in meanwhile and win.
+            for (row, change) in batch {
+                pending.changes.entry(row).or_insert(change);
+            }
+        }
+        drop(pending);
+        for waiter in waiters {
+            // Gone where nobody waits for it.
+            let _ = waiter.send(result.clone());
+        }
+    }
+}
+
+pub(super) fn start(
+    shared: Arc<Shared>,
+    conn: Connection,
+    path: PathBuf,
+) -> Result<JoinHandle<()>, DbError> {
+    let name = path.clone();
+    std::thread::Builder::new()
+        .name("pristine-db".into())
+        .spawn(move || run(&shared, conn, &path))
+        .map_err(|e| DbError::Open { path: name, why: e.to_string() })
+}
+
+fn run(shared: &Shared, conn: Connection, path: &Path) {
+    let mut conn = Some(conn);
+    while let Some((batch, waiters)) = shared.next() {
+        let result = write(shared, &mut conn, path, &batch);
+        if let Err(e) = &result {
+            // After a failed fsync nobody knows which pages the kernel dropped: a new connection
+            // reads the log again and finds where it truly ends.
+            conn = None;
+            tracing::error!(error = %e, changes = batch.len(), "state not saved");
+        }
+        shared.done(batch, waiters, result);
+    }
+}
+
+fn write(
+    shared: &Shared,
+    conn: &mut Option<Connection>,
+    path: &Path,
+    batch: &HashMap<Row, Change>,
+) -> Result<(), DbError> {
+    let failed = |e: rusqlite::Error| DbError::Write { path: path.into(), why: e.to_string() };
+    let mut current = match conn.take() {
+        Some(c) => c,
+        None => schema::connect(path)?,
+    };
+    #[cfg(test)]
+    if let Some(pages) = shared.lock().max_pages {
+        current.pragma_update(None, "max_page_count", pages).map_err(failed)?;
+    }
+    #[cfg(not(test))]
+    let _ = shared;
+    let tx = current.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
+    batch.values().try_for_each(|change| rows::apply(&tx, change)).map_err(failed)?;
+    tx.commit().map_err(failed)?;
+    *conn = Some(current);
+    Ok(())
+}
