@@ -195,7 +195,9 @@ pub enum CommandError {
     #[error("{0}")]
     NoImage(String),
     /// The image doesn't fit the machine.
-    #[error("image {image} is for {image_arch}, but {machine} is {machine_arch}: pin an image for {machine_arch}")]
+    #[error(
+        "image {image} is for {image_arch}, but {machine} is {machine_arch}: pin an image for {machine_arch}"
+    )]
     WrongArch {
         /// Tag.
         image: Tag,

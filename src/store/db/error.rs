@@ -52,7 +52,9 @@ pub enum DbError {
     },
     /// A transaction failed: the disk is full or broken. The changes stay pending and are tried
     /// again with the next ones.
-    #[error("{path} could not be written ({why}): nothing was acknowledged. Free space on its disk or check it; no restart is needed")]
+    #[error(
+        "{path} could not be written ({why}): nothing was acknowledged. Free space on its disk or check it; no restart is needed"
+    )]
     Write {
         /// The database.
         path: PathBuf,

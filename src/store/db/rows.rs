@@ -29,9 +29,8 @@ pub(super) fn row_of(change: &Change) -> Row {
 }
 
 pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> {
-    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
-        conn.prepare_cached(sql)?.execute(params).map(|_| ())
-    };
+    let run =
+        |sql: &str, params: &[&dyn rusqlite::ToSql]| conn.prepare_cached(sql)?.execute(params).map(|_| ());
     match change {
         Change::Lease(lease) => run(
             "INSERT OR REPLACE INTO leases (addr, mac, body) VALUES (?1, ?2, ?3)",
@@ -53,10 +52,9 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
             ],
         ),
         Change::AttemptGone(id) => run("DELETE FROM attempts WHERE id = ?1", params![id.to_string()]),
-        Change::Default(Some(target)) => run(
-            "INSERT OR REPLACE INTO settings (name, body) VALUES ('default', ?1)",
-            params![json(target)?],
-        ),
+        Change::Default(Some(target)) => {
+            run("INSERT OR REPLACE INTO settings (name, body) VALUES ('default', ?1)", params![json(target)?])
+        }
         Change::Default(None) => run("DELETE FROM settings WHERE name = 'default'", params![]),
     }
 }
@@ -81,9 +79,8 @@ fn all<T: DeserializeOwned>(
     order: &str,
 ) -> Result<Vec<T>, DbError> {
     let sql = |e: rusqlite::Error| sql_error(path, &e);
-    let mut found = conn
-        .prepare(&format!("SELECT body FROM {table} WHERE {which} ORDER BY {order}"))
-        .map_err(sql)?;
+    let mut found =
+        conn.prepare(&format!("SELECT body FROM {table} WHERE {which} ORDER BY {order}")).map_err(sql)?;
     let mut rows = found.query([]).map_err(sql)?;
     let mut out = Vec::new();
     while let Some(row) = rows.next().map_err(sql)? {

@@ -148,11 +148,7 @@ impl Shared {
     }
 }
 
-pub(super) fn start(
-    shared: Arc<Shared>,
-    conn: Connection,
-    path: PathBuf,
-) -> Result<JoinHandle<()>, DbError> {
+pub(super) fn start(shared: Arc<Shared>, conn: Connection, path: PathBuf) -> Result<JoinHandle<()>, DbError> {
     let name = path.clone();
     std::thread::Builder::new()
         .name("pristine-db".into())
