@@ -6,7 +6,11 @@
 //! which this replaced, does not do (it resends an OACK that the client has refused).
 
 mod files;
+mod live;
 pub mod packet;
+mod server;
+mod session;
 pub mod transfer;
 
 pub use files::{FileAnswer, Files, TransferOutcome};
+pub use server::{BindError, Counters, Server, Settings};

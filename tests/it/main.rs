@@ -4,3 +4,4 @@
 mod boots;
 mod boots_firmware;
 mod layers;
+mod tftp;
