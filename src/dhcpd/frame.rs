@@ -5,7 +5,8 @@ use crate::model::Mac;
 use crate::sys::ETH_IPV4;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-const ETHERNET: usize = 14;
+/// Length of an Ethernet header.
+pub const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
 const PROTOCOL_UDP: u8 = 17;

@@ -1,0 +1,18 @@
+use crate::{
+    dhcp::{Action, Link, Probed, Request},
+    model::Mac,
+};
+
+/// Who decides what is answered: the provisioner, or a test. Cloned for every request.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// Answers one request. A [`Action::Reply`] must be durable when it is returned.
+    fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>)
+    -> impl Future<Output = Action> + Send;
+
+    /// Whether a machine is on record: its requests pass however many strangers ask. Quick, from
+    /// memory: it is asked before any bound applies.
+    fn known(&self, mac: Mac) -> bool {
+        let _ = mac;
+        false
+    }
+}

@@ -1,0 +1,207 @@
+//! What a link has seen, cheap to count and to show.
+
+use crate::dhcp::{Malformed, Mode, Reason, ReplyKind};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts of one link since the service started.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Count,)*
+            /// Requests that are answered with silence, by reason.
+            silent: Mutex<HashMap<Reason, u64>>,
+            /// Datagrams that are no DHCP request, by reason.
+            malformed: Mutex<HashMap<Malformed, u64>>,
+        }
+
+        impl Counters {
+            fn plain(&self) -> BTreeMap<&'static str, u64> {
+                BTreeMap::from([$((stringify!($name), self.$name.get()),)*])
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams on ports 67 and 4011.
+    received,
+    /// Dropped: too many unknown MACs at once.
+    dropped_rate,
+    /// Dropped: as many requests in work as may be.
+    dropped_busy,
+    /// Dropped: the same request is in work already.
+    dropped_repeated,
+    /// DHCPOFFERs sent.
+    offers,
+    /// DHCPACKs sent.
+    acks,
+    /// DHCPNAKs sent.
+    naks,
+    /// Replies that could not be sent.
+    send_failed,
+    /// Addresses asked about by ARP.
+    probes,
+    /// Of those, in use by somebody.
+    probes_in_use,
+    /// Requests that name another DHCP server as their choice.
+    other_server,
+    /// Router solicitations heard.
+    solicitations,
+    /// Router advertisements sent.
+    advertisements,
+    /// Times that the link was opened: after start, down and up, a change of address.
+    opened,
+}
+
+/// One number that many tasks count up.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Counters {
+    /// A reply was sent.
+    pub fn replied(&self, kind: ReplyKind) {
+        match kind {
+            ReplyKind::Offer => self.offers.add(),
+            ReplyKind::Ack => self.acks.add(),
+            ReplyKind::Nak => self.naks.add(),
+        }
+    }
+
+    /// A request was answered with silence.
+    pub fn silent(&self, reason: Reason) {
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// A datagram was no request.
+    pub fn malformed(&self, why: Malformed) {
+        *self.malformed.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_default() += 1;
+    }
+
+    /// How many datagrams were no request.
+    pub fn malformed_total(&self) -> u64 {
+        self.malformed.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// How many requests got silence for this reason.
+    pub fn silent_for(&self, reason: Reason) -> u64 {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(&reason).copied().unwrap_or(0)
+    }
+}
+
+/// A link as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkStatus {
+    /// Interface name.
+    pub interface: String,
+    /// What is answered on it.
+    pub mode: Mode,
+    /// Address that it is served from now; `None` while the interface is missing, down or without
+    /// an address.
+    pub serving: Option<Ipv4Addr>,
+    /// Why not, in words.
+    pub waiting_for: Option<String>,
+    /// Plain counts by name.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Silence by reason.
+    pub silent: BTreeMap<String, u64>,
+    /// Malformed datagrams by reason.
+    pub malformed: BTreeMap<String, u64>,
+}
+
+impl LinkStatus {
+    pub(super) fn new(
+        interface: &str,
+        mode: Mode,
+        state: Result<Ipv4Addr, String>,
+        counters: &Counters,
+    ) -> LinkStatus {
+        let silent = counters.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let malformed = counters.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        LinkStatus {
+            interface: interface.to_owned(),
+            mode,
+            serving: state.as_ref().ok().copied(),
+            waiting_for: state.err(),
+            counts: counters.plain(),
+            silent: silent.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
+            malformed: malformed.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
+        }
+    }
+}
+
+/// Lets a message through at most once in a while, and says how many were held back.
+#[derive(Debug)]
+pub struct Seldom {
+    every: Duration,
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Seldom {
+    /// At most one in `every`.
+    pub fn new(every: Duration) -> Seldom {
+        Seldom { every, state: Mutex::new((None, 0)) }
+    }
+
+    /// `Some(held back since the last one)` when it is time to speak.
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, held) = *state;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < self.every) {
+            *state = (last, held + 1);
+            return None;
+        }
+        *state = (Some(now), 0);
+        Some(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_warning_comes_seldom_and_says_how_often_it_did_not() {
+        let (seldom, start) = (Seldom::new(Duration::from_secs(60)), Instant::now());
+        assert_eq!(seldom.due(start), Some(0));
+        assert_eq!(seldom.due(start + Duration::from_secs(1)), None);
+        assert_eq!(seldom.due(start + Duration::from_secs(59)), None);
+        assert_eq!(seldom.due(start + Duration::from_secs(60)), Some(2));
+    }
+
+    #[test]
+    fn a_status_names_what_was_counted() {
+        let counters = Counters::default();
+        counters.replied(ReplyKind::Ack);
+        counters.silent(Reason::PoolExhausted);
+        counters.malformed(Malformed::TooShort);
+        let status = LinkStatus::new("eth1", Mode::Full, Err("is down".to_owned()), &counters);
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["counts"]["acks"], 1);
+        assert_eq!(json["silent"]["no free address left in the subnet"], 1);
+        assert_eq!(json["serving"], serde_json::Value::Null);
+        assert_eq!(json["waiting_for"], "is down");
+    }
+}

@@ -1,0 +1,324 @@
+//! One served interface: opened when it can be, followed through down and up, another address,
+//! removal and return, with no restart.
+
+use super::{
+    Answer, InterfaceSettings,
+    counters::{Counters, LinkStatus, Seldom},
+    gate::{Gate, Permit, Refused, RequestKey},
+    links::{Interface, Usable},
+    sockets::{OpenError, Sockets},
+};
+use crate::{
+    dhcp::{self, Action, Link, Mode, Port, Probed, Reason, Reply, Request},
+    netboot::ServerAddr,
+};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinSet};
+
+/// Longest datagram that is read; [`dhcp::parse`] has the same bound. One more byte tells a longer one.
+const DATAGRAM: usize = 4_096 + 1;
+/// Addresses probed for one request, whatever the pure part asks for.
+const PROBES: usize = 8;
+/// Before a link that failed is opened again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Between warnings of one kind on one link.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What lives as long as the service does, however often the interface comes and goes.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub settings: InterfaceSettings,
+    pub counters: Counters,
+    gate: Arc<Gate>,
+    state: Mutex<Result<Ipv4Addr, String>>,
+    warn_bound: Seldom,
+    warn_other: Seldom,
+    warn_send: Seldom,
+    warn_open: Seldom,
+}
+
+impl Served {
+    pub fn new(settings: InterfaceSettings) -> Served {
+        Served {
+            gate: Gate::new(settings.bounds, Instant::now()),
+            settings,
+            counters: Counters::default(),
+            state: Mutex::new(Err("is not open yet".to_owned())),
+            warn_bound: Seldom::new(QUIET),
+            warn_other: Seldom::new(QUIET),
+            warn_send: Seldom::new(QUIET),
+            warn_open: Seldom::new(QUIET),
+        }
+    }
+
+    pub fn status(&self) -> LinkStatus {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        LinkStatus::new(&self.settings.name, self.settings.mode, state, &self.counters)
+    }
+
+    fn set_state(&self, state: Result<Ipv4Addr, String>) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Opens the interface as it is now. `Ok(None)`: it can't be served yet; that is said once for
+    /// each reason.
+    pub fn open(&self, interfaces: &[Interface]) -> Result<Option<Sockets>, OpenError> {
+        let name = self.settings.name.as_str();
+        let usable = match Usable::of(name, interfaces) {
+            Ok(usable) => usable,
+            Err(why) => {
+                let said = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if said.as_ref().err() != Some(&why) {
+                    tracing::warn!("interface {name} {why}: DHCP is not served on it until that changes");
+                }
+                self.set_state(Err(why));
+                return Ok(None);
+            }
+        };
+        let sockets = Sockets::open(&self.settings, usable).inspect_err(|error| {
+            self.set_state(Err(error.to_string()));
+        })?;
+        self.counters.opened.add();
+        self.set_state(Ok(sockets.usable.address));
+        tracing::info!(
+            interface = name,
+            address = %sockets.usable.address,
+            mode = ?self.settings.mode,
+            router_advertisement = sockets.advertiser.is_some(),
+            "DHCP is served"
+        );
+        Ok(Some(sockets))
+    }
+
+    /// Serves until the task is dropped. `sockets` are those that were opened at the start, if any.
+    pub async fn serve<A: Answer>(
+        self: Arc<Served>,
+        mut interfaces: watch::Receiver<Arc<Vec<Interface>>>,
+        mut sockets: Option<Sockets>,
+        answer: A,
+    ) {
+        loop {
+            match sockets.take() {
+                Some(open) => {
+                    let open = Arc::new(open);
+                    let (name, usable) = (&self.settings.name, &open.usable);
+                    let changed = async {
+                        let different =
+                            |now: &Arc<Vec<Interface>>| Usable::of(name, now).as_ref() != Ok(usable);
+                        interfaces.wait_for(different).await.map(drop)
+                    };
+                    tokio::select! {
+                        gone = changed => if gone.is_err() { return },
+                        failed = self.run(Arc::clone(&open), &answer) => {
+                            if let (Err(error), Some(_)) = (failed, self.warn_open.due(Instant::now())) {
+                                tracing::warn!(interface = name, %error, "a socket failed: opening anew");
+                            }
+                            tokio::time::sleep(AGAIN).await;
+                        }
+                    }
+                }
+                None => tokio::select! {
+                    change = interfaces.changed() => if change.is_err() { return },
+                    () = tokio::time::sleep(AGAIN) => {}
+                },
+            }
+            let now = Arc::clone(&interfaces.borrow_and_update());
+            sockets = self.open(&now).unwrap_or_else(|error| {
+                if self.warn_open.due(Instant::now()).is_some() {
+                    tracing::warn!("{error}; trying again");
+                }
+                None
+            });
+        }
+    }
+
+    /// Everything that goes on on an open link. Ends when a socket fails.
+    async fn run<A: Answer>(self: &Arc<Served>, sockets: Arc<Sockets>, answer: &A) -> io::Result<()> {
+        let listen = async {
+            match &sockets.prober {
+                Some(prober) => prober.listen().await,
+                None => std::future::pending().await,
+            }
+        };
+        let advertise = async {
+            match &sockets.advertiser {
+                Some(advertiser) => advertiser.run(&self.settings.name, &self.counters).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::try_join!(
+            self.receive(&sockets, Port::Server67, answer),
+            self.receive(&sockets, Port::BootServer4011, answer),
+            listen,
+            advertise,
+        )
+        .map(|_: ((), (), (), ())| ())
+    }
+
+    fn link(&self, sockets: &Sockets, port: Port) -> Link {
+        let usable = &sockets.usable;
+        Link {
+            name: self.settings.name.clone(),
+            index: usable.interface.index,
+            server: ServerAddr { ip: usable.address, http_port: self.settings.http_port },
+            prefix_len: usable.prefix_len,
+            mode: self.settings.mode,
+            port,
+        }
+    }
+
+    /// Reads requests of one port and gives each a task of its own: one that waits for the disk or
+    /// for an ARP answer holds up no other.
+    async fn receive<A: Answer>(
+        self: &Arc<Served>,
+        sockets: &Arc<Sockets>,
+        port: Port,
+        answer: &A,
+    ) -> io::Result<()> {
+        let socket = sockets.of(port);
+        let link = Arc::new(self.link(sockets, port));
+        let mut buffer = vec![0u8; DATAGRAM];
+        let mut tasks = JoinSet::new();
+        loop {
+            let (len, from) = tokio::select! {
+                got = socket.recv_from(&mut buffer) => got?,
+                Some(_) = tasks.join_next() => continue,
+            };
+            self.counters.received.add();
+            let Some((request, permit)) = self.admit(buffer.get(..len).unwrap_or_default(), from, answer)
+            else {
+                continue;
+            };
+            let task = Work {
+                served: Arc::clone(self),
+                sockets: Arc::clone(sockets),
+                link: Arc::clone(&link),
+                request,
+                _permit: permit,
+            };
+            let answer = answer.clone();
+            tasks.spawn(async move { task.answer(&answer).await });
+        }
+    }
+
+    /// What of a datagram is worth any work.
+    fn admit<A: Answer>(&self, bytes: &[u8], from: SocketAddr, answer: &A) -> Option<(Request, Permit)> {
+        let request = match dhcp::parse(bytes) {
+            Ok(request) => request,
+            Err(why) => {
+                self.counters.malformed(why);
+                return None;
+            }
+        };
+        let request = match from {
+            SocketAddr::V4(from) => request.with_source(from),
+            SocketAddr::V6(_) => request,
+        };
+        let key = RequestKey { mac: request.mac(), xid: request.xid(), kind: request.message_type() };
+        let now = Instant::now();
+        let refused = match self.gate.enter(key, |mac| answer.known(mac), now) {
+            Ok(permit) => return Some((request, permit)),
+            Err(refused) => refused,
+        };
+        match refused {
+            Refused::Rate => self.counters.dropped_rate.add(),
+            Refused::Busy => self.counters.dropped_busy.add(),
+            Refused::Repeated => self.counters.dropped_repeated.add(),
+        }
+        if refused != Refused::Repeated && self.warn_bound.due(now).is_some() {
+            let interface = &self.settings.name;
+            tracing::warn!(interface, mac = %request.mac(), ?refused,
+                "more DHCP requests than are worked on: some are dropped (`bounds` of the interface sets how many)");
+        }
+        None
+    }
+
+    fn note_other_server(&self, link: &Link, request: &Request) {
+        self.counters.other_server.add();
+        if link.mode == Mode::Full
+            && let Some(other) = request.server_id()
+            && self.warn_other.due(Instant::now()).is_some()
+        {
+            tracing::warn!(interface = link.name, %other, client = %request.mac(),
+                "another DHCP server answers on this link: a client chose it. Stop it, or serve this link with mode = \"proxy\"");
+        }
+    }
+}
+
+/// One request in work.
+struct Work {
+    served: Arc<Served>,
+    sockets: Arc<Sockets>,
+    link: Arc<Link>,
+    request: Request,
+    _permit: Permit,
+}
+
+impl Work {
+    async fn answer<A: Answer>(&self, answer: &A) {
+        let mut probed = None;
+        for _ in 0..=PROBES {
+            match answer.dhcp(&self.link, &self.request, probed).await {
+                Action::Reply(reply) => return self.send(reply).await,
+                Action::Silent(reason) => return self.silent(reason),
+                Action::Probe(ip) => match self.probe(ip).await {
+                    Some(found) => probed = Some(found),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn probe(&self, ip: Ipv4Addr) -> Option<Probed> {
+        let counters = &self.served.counters;
+        // Behind a relay nobody would hear the question.
+        if !self.request.giaddr().is_unspecified() {
+            return Some(Probed::Free(ip));
+        }
+        counters.probes.add();
+        match self.sockets.probe(ip, self.request.mac(), self.served.settings.probe()).await {
+            Ok(Probed::InUse(ip)) => {
+                counters.probes_in_use.add();
+                tracing::warn!(interface = self.link.name, %ip, "an address of the pool is in use by a host that didn't get it here");
+                Some(Probed::InUse(ip))
+            }
+            Ok(free) => Some(free),
+            Err(error) => {
+                // The interface went down: the reply could not be sent either.
+                tracing::debug!(interface = self.link.name, %ip, %error, "can't ask by ARP");
+                None
+            }
+        }
+    }
+
+    async fn send(&self, reply: Reply) {
+        let counters = &self.served.counters;
+        let (interface, mac) = (&self.link.name, self.request.mac());
+        match self.sockets.send(self.link.port, &reply.bytes, reply.to).await {
+            Ok(()) => {
+                counters.replied(reply.kind);
+                self.served.gate.answered(mac);
+                tracing::debug!(interface, %mac, kind = ?reply.kind, yiaddr = %reply.yiaddr, to = ?reply.to, "replied");
+            }
+            Err(error) => {
+                counters.send_failed.add();
+                if self.served.warn_send.due(Instant::now()).is_some() {
+                    tracing::warn!(interface, %mac, to = ?reply.to, %error, "a DHCP reply could not be sent");
+                }
+            }
+        }
+    }
+
+    fn silent(&self, reason: Reason) {
+        self.served.counters.silent(reason);
+        if reason == Reason::OtherServer {
+            self.served.note_other_server(&self.link, &self.request);
+        }
+        tracing::debug!(interface = self.link.name, mac = %self.request.mac(), %reason, "no reply");
+    }
+}
