@@ -11,21 +11,31 @@
 //!
 //! No socket, clock or randomness here: the caller hands in the time and the result of an ARP probe.
 
+mod boot_options;
 mod check;
+mod choose;
 mod client;
 mod index;
 mod leases;
 mod link;
 mod options;
+mod outcome;
 mod parse;
+mod pool;
+mod proxy;
+mod reply;
+mod request;
 mod respond;
 mod site;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use check::SiteError;
 pub use leases::{Bounds, Leases};
 pub use link::{Link, Mode, Port};
+pub use outcome::{Action, Destination, Outcome, Probed, Reason, Reply, ReplyKind};
 pub use parse::{Malformed, MessageType, Request, parse};
-pub use respond::{Action, Destination, Outcome, Probed, Reason, Reply, ReplyKind, respond};
+pub use respond::respond;
 pub use site::{RawOption, Reservation, Route, Site, Subnet};
 pub use values::{Cidr, HexBytes, MacPrefix, Range, Seconds, ValueError};

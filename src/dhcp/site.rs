@@ -126,16 +126,17 @@ impl Subnet {
         let hosts = network.hosts();
         let mut pool = hosts;
         if network.prefix_len < 27 {
-            let half = (hosts.len() / 2).min(32_767);
+            let half = (hosts.len() / 2).min(32_768) - 1;
             let first = hosts.last.to_bits().saturating_sub(u32::try_from(half).unwrap_or(u32::MAX));
             pool.first = Ipv4Addr::from_bits(first);
         }
         let mut subnet = Subnet::new(network);
-        if pool != (Range { first: server_ip, last: server_ip }) {
+        let own = Range { first: server_ip, last: server_ip };
+        if pool != own {
             subnet.pools.push(pool);
-        }
-        if pool.contains(server_ip) {
-            subnet.exclude.push(Range { first: server_ip, last: server_ip });
+            if pool.contains(server_ip) {
+                subnet.exclude.push(own);
+            }
         }
         subnet
     }
