@@ -127,6 +127,33 @@ impl Net {
     }
 }
 
+impl Net {
+    /// Makes what an iPXE ROM asks on this port look like an ordinary vendor's PXE ROM: QEMU has no
+    /// other ROM, and a service that recognises iPXE would never send it a boot program.
+    ///
+    /// Renames options 77 and 175 of its DHCP packets to 225 and 226 (site-specific ones, RFC 3942),
+    /// where iPXE puts them. Only packets without the broadcast flag: the ROM of Debian 12 (2019)
+    /// leaves it out, the `undionly.kpxe` that comes after it (2025) sets it and passes untouched.
+    pub fn dress_as_vendor_rom(&self, tap: &Tap) -> Result<(), LabError> {
+        // Offsets in bytes into the UDP datagram, as `nft` wants them in bits: BOOTP begins at 8,
+        // its flags at 10, its options at 240, and 50 bytes later comes option 77.
+        let at = |bootp: u32, bits: u32| format!("@th,{},{bits}", (8 + bootp) * 8);
+        let (flags, user, ipxe) = (at(10, 16), at(290, 8), at(321, 8));
+        let port = tap.name();
+        // Checksum 0: none was computed (RFC 768).
+        let rule = format!(
+            "add rule bridge lab from iifname {port} udp dport 67 {flags} 0 {user} 77 {ipxe} 175 \
+             {user} set 225 {ipxe} set 226 @th,48,16 set 0 counter"
+        );
+        let script = format!(
+            "add table bridge lab\nadd chain bridge lab from {{ type filter hook prerouting priority 0; }}\n{rule}\n"
+        );
+        let mut command = self.command("nft");
+        command.arg(script);
+        succeed(command, TOOL).map(drop)
+    }
+}
+
 /// A virtual machine's port on the switch; unplugged on drop.
 #[derive(Debug)]
 pub struct Tap {

@@ -32,9 +32,9 @@ const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 pub enum Firmware {
     /// SeaBIOS and QEMU's iPXE ROM, which runs the boot script itself.
     Bios,
-    /// The same parts, but the ROM is told to fetch `undionly.kpxe` first, which then drives the
-    /// NIC through the ROM's UNDI. The ROM is still an iPXE (QEMU has no other), so what this
-    /// doesn't show is a vendor's DHCP packet: that is a test on bytes.
+    /// The same parts, but the switch makes the ROM's questions look like a vendor's PXE ROM
+    /// ([`Net::dress_as_vendor_rom`]): it is given `undionly.kpxe` by TFTP, hands over to it, and
+    /// that drives the NIC through the ROM's UNDI and asks again.
     Undionly,
     /// OVMF's own PXE client.
     UefiPxe,
@@ -113,6 +113,9 @@ impl Vm {
     /// from a thread that must outlive it.
     pub fn start(net: &Net, spec: Spec, dir: &Path) -> Result<Vm, LabError> {
         let tap = net.tap()?;
+        if spec.firmware == Firmware::Undionly {
+            net.dress_as_vendor_rom(&tap)?;
+        }
         let listen = |what: &str| {
             let path = dir.join(format!("{}.{what}", spec.name));
             let _ = fs::remove_file(&path);
@@ -317,7 +320,8 @@ pub fn missing() -> Vec<String> {
         succeed(command, START).is_ok()
     };
     let mut out = Vec::new();
-    let tools = [("ip", "iproute2"), ("setpriv", "util-linux"), (QEMU, "qemu-system-x86")];
+    let tools =
+        [("ip", "iproute2"), ("setpriv", "util-linux"), ("nft", "nftables"), (QEMU, "qemu-system-x86")];
     for (name, package) in tools {
         if !tool(name) {
             out.push(format!("{name} (Debian package {package})"));

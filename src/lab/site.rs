@@ -91,10 +91,6 @@ impl Lab {
 
     /// Powers a machine on. Its console log lies in the lab's folder.
     pub fn power_on(&self, spec: Spec) -> Result<Vm, LabError> {
-        if spec.firmware == Firmware::Undionly {
-            let mac = spec.mac.to_string();
-            self.cli(&["machine", "set", &mac, "--nbp", "undionly.kpxe"])?;
-        }
         Vm::start(&self.net, spec, &self.service.settings().dir)
     }
 

@@ -29,7 +29,7 @@ fn each_firmware_comes_up_and_asks() {
     command.stderr(std::os::fd::OwnedFd::from(theirs));
     let _dnsmasq = Running::start(command, "dnsmasq").unwrap();
     log.wait_for(Mark::default(), "DHCP, IP range", BOUND).unwrap();
-    for (n, firmware) in [Firmware::Bios, Firmware::UefiPxe, Firmware::UefiHttp].into_iter().enumerate() {
+    for (n, firmware) in Firmware::ALL.into_iter().enumerate() {
         let mark = log.mark();
         let spec = Spec::new(n as u8, firmware);
         let mac = spec.mac;
@@ -38,5 +38,8 @@ fn each_firmware_comes_up_and_asks() {
             panic!("{firmware}: {e}\nconsole:\n{}\ndnsmasq:\n{}", vm.console().tail(40), log.tail(40))
         });
         log.wait_for(mark, &format!("DHCPDISCOVER(eth0) {mac}"), BOUND).unwrap();
+        // An iPXE says so, unless it is dressed as a vendor's ROM.
+        let says_ipxe = log.between(mark, log.mark()).contains("user class: iPXE");
+        assert_eq!(says_ipxe, firmware == Firmware::Bios, "{firmware}");
     }
 }
