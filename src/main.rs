@@ -1,2 +1,5 @@
 //! The `pristine` binary. All of it is in the library.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    pristine::cli::main()
+}

@@ -1,1 +1,105 @@
-//! The command line.
+//! The command line: one noun a file, each a clap type with a `run`.
+//!
+//! Exit codes: 0 done, 1 it failed (standard error says why and what to do), 2 wrong usage.
+//! Commands about machines and boots talk to the running service over its API only; `serve`, `lab`,
+//! `config`, `doctor`, `nbp` and what `image` does to the store work on this host.
+
+mod config;
+mod context;
+mod failure;
+mod image;
+mod lab;
+mod nbp;
+mod serve;
+pub mod table;
+
+pub use context::Context;
+pub use failure::{Failure, Outcome};
+
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Bare-metal network boot: every reboot returns a server to its pinned, verified, read-only image.
+#[derive(Debug, Parser)]
+#[command(name = "pristine", version, arg_required_else_help = true, infer_subcommands = false)]
+struct Cli {
+    /// Configuration file [default: /etc/pristine/pristine.toml where it exists]
+    #[arg(long, global = true, value_name = "FILE", env = "PRISTINE_CONFIG")]
+    config: Option<PathBuf>,
+    /// State folder, instead of the configuration's
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// URL of the service's API [default: from the configuration, http://127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "URL", env = "PRISTINE_API")]
+    api: Option<String>,
+    /// File with the API's token [default: from the configuration, <state>/api-token]
+    #[arg(long, global = true, value_name = "FILE", env = "PRISTINE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service: DHCP, TFTP, HTTP and the operators' API
+    Serve(serve::Serve),
+    /// Read, check and show the configuration
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Images in the store: import, list, verify, remove
+    #[command(subcommand)]
+    Image(image::Image),
+    /// Boot programs for firmware: fetch, list
+    #[command(subcommand)]
+    Nbp(nbp::Nbp),
+    /// Virtual servers on real firmware, on this host
+    #[command(subcommand)]
+    Lab(lab::Lab),
+    /// The version of this program
+    Version,
+}
+
+impl Command {
+    fn run(self, context: &Context) -> Outcome {
+        match self {
+            Command::Serve(c) => c.run(context),
+            Command::Config(c) => c.run(context),
+            Command::Image(c) => c.run(context),
+            Command::Nbp(c) => c.run(context),
+            Command::Lab(c) => c.run(context),
+            Command::Version => {
+                let version = env!("CARGO_PKG_VERSION");
+                context.show(&serde_json::json!({ "version": version }), || format!("pristine {version}\n"))
+            }
+        }
+    }
+}
+
+/// Reads the arguments, does what they say, prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context {
+        config_file: cli.config,
+        state_dir: cli.state_dir,
+        api: cli.api,
+        token_file: cli.token_file,
+        json: cli.json,
+    };
+    match cli.command.run(&context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

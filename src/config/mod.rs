@@ -1,1 +1,15 @@
-//! `pristine.toml`: read, checked, explained.
+//! `pristine.toml`: read, checked, explained. Every key has a default; `docs/configuration.md`
+//! describes each of them, and a test holds it to this module.
+
+mod check;
+mod keys;
+mod load;
+mod nearest;
+mod sections;
+
+pub use keys::all_keys;
+pub use load::{ConfigError, Problem};
+pub use nearest::nearest;
+pub use sections::{
+    API_LISTEN, Api, Bounds, Config, Dhcp, Http, Interface, LogLevel, Nbp, Tftp, Unknown, token_file_in,
+};

@@ -1,6 +1,6 @@
 use super::{Bounds, Cidr, HexBytes, MacPrefix, Range, Seconds, index::IndexCell};
 use crate::model::Mac;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
 /// What the operator says about addresses: read from the configuration, checked by
@@ -59,7 +59,7 @@ impl Default for Site {
 }
 
 /// One network and what its clients are told.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subnet {
     /// As in `198.18.0.0/24`.
@@ -144,7 +144,7 @@ impl Subnet {
 
 /// An address that belongs to one machine. It is never given to another, and may lie in a pool or
 /// beside it, but in a subnet.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reservation {
     /// Whose, by MAC.
@@ -161,7 +161,7 @@ pub struct Reservation {
 }
 
 /// A route for clients (option 121).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Destination network.
@@ -171,7 +171,7 @@ pub struct Route {
 }
 
 /// An option by number, as text or as hex.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawOption {
     /// 1 to 254; not one that the service decides itself.

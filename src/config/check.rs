@@ -1,0 +1,115 @@
+//! What makes no sense although it can be read.
+
+use super::{Config, Problem};
+use crate::dhcp::Mode;
+use std::{collections::BTreeSet, ops::Range};
+
+/// Longest name that the kernel gives an interface (IFNAMSIZ less its NUL).
+const LONGEST_NAME: usize = 15;
+
+impl Config {
+    /// Everything that is wrong in it; `text` is the file that it was read from.
+    pub(super) fn problems(&self, text: &str) -> Vec<Problem> {
+        let mut out = Vec::new();
+        self.interface_problems(text, &mut out);
+        self.port_problems(text, &mut out);
+        self.path_problems(text, &mut out);
+        self.site_problems(text, &mut out);
+        out
+    }
+
+    fn interface_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        let mut seen = BTreeSet::new();
+        for (i, interface) in self.interfaces.iter().enumerate() {
+            let at = span_of(text, &["interface"], Some(i), "name");
+            let name = &interface.name;
+            let fits = !name.is_empty()
+                && name.len() <= LONGEST_NAME
+                && !name.contains(|c: char| c == '/' || c.is_whitespace());
+            if !fits {
+                out.push(
+                    Problem::at(text, at, format!("`{name}` can't be the name of an interface"))
+                        .allowed("a name as `ip link` shows it, 1 to 15 characters"),
+                );
+            } else if !seen.insert(name) {
+                out.push(
+                    Problem::at(text, at, format!("interface `{name}` is there twice"))
+                        .allowed("one [[interface]] each"),
+                );
+            }
+        }
+    }
+
+    fn port_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        if self.http.port == 0 {
+            out.push(
+                Problem::at(text, span_of(text, &["http"], None, "port"), "port 0 can't be put into a URL")
+                    .allowed("1 to 65535; 8080 by default"),
+            );
+        }
+        let http = self.http.listen;
+        let same = self.api.listen.port() == self.http.port
+            && (http.is_unspecified()
+                || self.api.listen.ip().is_unspecified()
+                || http == self.api.listen.ip());
+        if same {
+            let at = span_of(text, &["api"], None, "listen")
+                .or_else(|| span_of(text, &["http"], None, "port"));
+            out.push(
+                Problem::at(
+                    text,
+                    at,
+                    format!(
+                        "the API can't share port {} with the machines' HTTP: machines would reach it",
+                        self.http.port
+                    ),
+                )
+                .allowed("another port for [api] listen, 8081 by default"),
+            );
+        }
+    }
+
+    fn path_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        if self.state_dir.as_os_str().is_empty() {
+            out.push(
+                Problem::at(text, span_of(text, &[], None, "state_dir"), "state_dir is empty")
+                    .allowed("a folder, /var/lib/pristine by default"),
+            );
+        }
+    }
+
+    fn site_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        let served = |mode| self.interfaces.iter().any(|i| i.mode == mode);
+        if !self.subnets.is_empty() && !self.interfaces.is_empty() && !served(Mode::Full) {
+            let at = self.subnets.first().map(|s| s.span());
+            out.push(
+                Problem::at(text, at, "no interface is in full mode, so this subnet's addresses go to nobody")
+                    .allowed("mode = \"full\" for an [[interface]], or no [[subnet]]"),
+            );
+        }
+        for error in self.site(Vec::new()).check() {
+            out.push(Problem::at(text, None, error.to_string()));
+        }
+    }
+}
+
+/// Where the value of `key` stands, in the table `path` (the `index`-th of an array of tables); the
+/// table's own head where the key isn't there.
+pub(super) fn span_of(text: &str, path: &[&str], index: Option<usize>, key: &str) -> Option<Range<usize>> {
+    use toml::de::{DeTable, DeValue};
+    let root = DeTable::parse(text).ok()?;
+    let mut table = root.get_ref();
+    let mut fallback = None;
+    for name in path {
+        let mut value = table.get(*name)?;
+        if let (DeValue::Array(items), Some(i)) = (value.get_ref(), index) {
+            value = items.get(i)?;
+        }
+        fallback = Some(value.span());
+        table = match value.get_ref() {
+            DeValue::Table(t) => t,
+            _ => return fallback,
+        };
+    }
+    table.get(key).map(|v| v.span()).or(fallback)
+}

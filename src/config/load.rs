@@ -1,0 +1,198 @@
+//! Reading a configuration file: every error names file, line, column, key, what is wrong and what
+//! is allowed.
+
+use super::{Config, nearest};
+use std::{fmt, ops::Range, path::Path, path::PathBuf};
+
+/// One thing that is wrong in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, from 1; `None` where the fault has no place (a key that is missing everywhere).
+    pub line: Option<usize>,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The line itself.
+    pub source: String,
+    /// Characters of the line that are wrong.
+    pub width: usize,
+    /// Dotted key, as in `http.port` or `subnet[1].pool`.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What is allowed there.
+    pub allowed: Option<String>,
+    /// The allowed word that was probably meant.
+    pub nearest: Option<String>,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration {}: {source}\n  help: name another file with --config, or serve a flat network without one: pristine serve --interface <name>", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file says something that can't be.
+    #[error("{}", render(path, problems))]
+    Wrong {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong in it, in file order.
+        problems: Vec<Problem>,
+    },
+}
+
+impl Config {
+    /// Reads and checks `path`.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Config::parse(&text, path)
+    }
+
+    /// Checks `text`, which came from `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let wrong = |problems| ConfigError::Wrong { path: path.to_owned(), problems };
+        let config: Config = toml::from_str(text).map_err(|e| wrong(vec![explain(text, &e)]))?;
+        let mut problems = config.problems(text);
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        problems.sort_by_key(|p| (p.line, p.column));
+        Err(wrong(problems))
+    }
+}
+
+impl Problem {
+    /// A problem at `span` of `text`.
+    pub(super) fn at(text: &str, span: Option<Range<usize>>, message: impl Into<String>) -> Problem {
+        let place = span.clone().map(|s| place(text, s));
+        let (line, column, source, width) = match place {
+            Some((l, c, s, w)) => (Some(l), c, s, w),
+            None => (None, 1, String::new(), 0),
+        };
+        let key = span.and_then(|s| key_at(text, s.start));
+        Problem { line, column, source, width, key, message: message.into(), allowed: None, nearest: None }
+    }
+
+    /// Adds what is allowed.
+    pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Problem {
+        self.allowed = Some(allowed.into());
+        self
+    }
+}
+
+fn place(text: &str, span: Range<usize>) -> (usize, usize, String, usize) {
+    let start = (0..=span.start.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let (before, after) = text.split_at(start);
+    let line = before.matches('\n').count() + 1;
+    let head = before.rsplit('\n').next().unwrap_or("");
+    let tail = after.split('\n').next().unwrap_or("");
+    let source = format!("{head}{tail}").trim_end().to_owned();
+    let column = head.chars().count() + 1;
+    let marked = text.get(start..span.end).unwrap_or("").split('\n').next().unwrap_or("");
+    (line, column, source, marked.trim_end().chars().count().max(1))
+}
+
+/// The dotted key whose name or value lies at byte `at`.
+fn key_at(text: &str, at: usize) -> Option<String> {
+    use toml::de::{DeTable, DeValue};
+    fn in_table(table: &DeTable<'_>, at: usize, path: &str) -> Option<String> {
+        for (key, value) in table {
+            let name: &str = key.get_ref();
+            let whole = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            if key.span().contains(&at) {
+                return Some(whole);
+            }
+            if let Some(found) = in_value(value.get_ref(), value.span(), at, &whole) {
+                return Some(found);
+            }
+        }
+        None
+    }
+    fn in_value(value: &DeValue<'_>, span: Range<usize>, at: usize, path: &str) -> Option<String> {
+        match value {
+            DeValue::Table(t) => {
+                in_table(t, at, path).or_else(|| span.contains(&at).then(|| path.to_owned()))
+            }
+            DeValue::Array(a) => a
+                .iter()
+                .enumerate()
+                .find_map(|(i, v)| in_value(v.get_ref(), v.span(), at, &format!("{path}[{i}]")))
+                .or_else(|| span.contains(&at).then(|| path.to_owned())),
+            _ => span.contains(&at).then(|| path.to_owned()),
+        }
+    }
+    in_table(DeTable::parse(text).ok()?.get_ref(), at, "")
+}
+
+/// serde's words, taken apart: `unknown field `x`, expected one of `a`, `b`` becomes a message, what
+/// is allowed and the nearest of it.
+fn explain(text: &str, error: &toml::de::Error) -> Problem {
+    let message = error.message().trim();
+    let mut problem = Problem::at(text, error.span(), message);
+    let split = ["unknown field `", "unknown variant `"]
+        .iter()
+        .find_map(|p| message.strip_prefix(p).and_then(|rest| rest.split_once('`')).map(|r| (*p, r)));
+    if let Some((what, (word, rest))) = split {
+        let allowed: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        problem.nearest = nearest(word, allowed.iter().copied()).map(str::to_owned);
+        problem.allowed = Some(allowed.join(", "));
+        let unknown_key = what.starts_with("unknown field");
+        let what = if unknown_key { "unknown key" } else { "unknown value" };
+        problem.message = format!("{what} `{word}`");
+        if unknown_key && !problem.key.as_deref().is_some_and(|k| last(k) == word) {
+            // The span of some tables is their head: name the key itself.
+            problem.key = Some(problem.key.map_or(word.to_owned(), |k| format!("{k}.{word}")));
+        }
+    } else if let Some((wrong, expected)) = message.split_once(", expected ") {
+        problem.message = wrong.to_owned();
+        problem.allowed = Some(expected.to_owned());
+    }
+    problem
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+fn render(path: &Path, problems: &[Problem]) -> String {
+    let mut out = String::new();
+    for (i, p) in problems.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        out.push_str(&format!("{}{p}", path.display()));
+    }
+    out
+}
+
+impl fmt::Display for Problem {
+    /// Without the file's name, which goes directly in front.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, ":{line}:{}: ", self.column)?,
+            None => f.write_str(": ")?,
+        }
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(line) = self.line {
+            let number = line.to_string();
+            write!(f, "\n  {number} | {}", self.source)?;
+            write!(f, "\n  {0:1$} | {0:2$}{3}", "", number.len(), self.column - 1, "^".repeat(self.width))?;
+        }
+        if let Some(allowed) = &self.allowed {
+            write!(f, "\n  allowed: {allowed}")?;
+        }
+        if let Some(nearest) = &self.nearest {
+            write!(f, "\n  did you mean `{nearest}`?")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,296 @@
+//! The sections of `pristine.toml` as types, with their defaults. `docs/configuration.md` says for
+//! operators what is said here for readers of the code.
+
+use crate::dhcp::{self, MacPrefix, Mode, Seconds};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of everything that is kept: database, images, API token.
+    pub state_dir: PathBuf,
+    /// What a machine gets that nobody pinned.
+    pub unknown: Unknown,
+    /// Least severe message that is logged.
+    pub log: LogLevel,
+    /// HTTP for machines.
+    pub http: Http,
+    /// TFTP for boot programs.
+    pub tftp: Tftp,
+    /// REST for operators.
+    pub api: Api,
+    /// Boot programs.
+    pub nbp: Nbp,
+    /// DHCP, for all subnets.
+    pub dhcp: Dhcp,
+    /// What bounds memory and disk.
+    pub bounds: Bounds,
+    /// Links that are served.
+    #[serde(rename = "interface")]
+    pub interfaces: Vec<Interface>,
+    /// Networks whose addresses are given out.
+    #[serde(rename = "subnet")]
+    pub subnets: Vec<Spanned<dhcp::Subnet>>,
+    /// Addresses that belong to one machine each.
+    #[serde(rename = "reservation")]
+    pub reservations: Vec<Spanned<dhcp::Reservation>>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            state_dir: PathBuf::from("/var/lib/pristine"),
+            unknown: Unknown::default(),
+            log: LogLevel::default(),
+            http: Http::default(),
+            tftp: Tftp::default(),
+            api: Api::default(),
+            nbp: Nbp::default(),
+            dhcp: Dhcp::default(),
+            bounds: Bounds::default(),
+            interfaces: Vec::new(),
+            subnets: Vec::new(),
+            reservations: Vec::new(),
+        }
+    }
+}
+
+/// What a machine gets that has no pin, where the site has no default either or is not to be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// Nothing: a machine that is not known is not answered.
+    Ignore,
+    /// The site's default; without one it waits as with `discover`.
+    #[default]
+    Default,
+    /// A screen that says who it is, until an operator assigns an image.
+    Discover,
+}
+
+/// Severity of what is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// HTTP for machines: scripts, blobs, NBPs, boot reports.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Address to listen on. 0.0.0.0 follows interfaces that come later.
+    pub listen: IpAddr,
+    /// TCP port; every URL that machines get names it.
+    pub port: u16,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http { listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 8080 }
+    }
+}
+
+/// TFTP for boot programs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tftp {
+    /// False: no TFTP at all (a site with UEFI HTTP Boot only).
+    pub enabled: bool,
+    /// Address to listen on.
+    pub listen: IpAddr,
+    /// UDP port. Firmware asks 69 and no other.
+    pub port: u16,
+}
+
+impl Default for Tftp {
+    fn default() -> Tftp {
+        Tftp { enabled: true, listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 69 }
+    }
+}
+
+/// REST for operators.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Address and port. The API has no TLS: keep it on loopback or behind a proxy.
+    pub listen: SocketAddr,
+    /// File with the bearer token; made at first start, mode 0600. Default: `<state_dir>/api-token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Where the API listens unless configured.
+pub const API_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+
+impl Default for Api {
+    fn default() -> Api {
+        Api { listen: API_LISTEN, token_file: None }
+    }
+}
+
+/// Boot programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nbp {
+    /// Folder of the files that firmware is given. Default: `<state_dir>/nbp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+}
+
+/// DHCP for all subnets; the fields of [`dhcp::Site`] that are not subnets or reservations.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dhcp {
+    /// True: the only DHCP server of its subnets; says NAK to what can't be.
+    pub authoritative: bool,
+    /// Lease time where the subnet says nothing.
+    pub lease: Seconds,
+    /// Shortest lease that a client can ask for.
+    pub min_lease: Seconds,
+    /// How long an offered address is held.
+    pub offer_hold: Seconds,
+    /// How long an address rests after somebody else answered on it.
+    pub quarantine: Seconds,
+    /// Ask by ARP before an address goes to a client that did not have it before.
+    pub probe: bool,
+    /// MAC prefixes of firmware that rejects option 43.6 = 8.
+    pub no_discovery_control: Vec<MacPrefix>,
+}
+
+impl Default for Dhcp {
+    fn default() -> Dhcp {
+        let site = dhcp::Site::default();
+        Dhcp {
+            authoritative: site.authoritative,
+            lease: site.lease,
+            min_lease: site.min_lease,
+            offer_hold: site.offer_hold,
+            quarantine: site.quarantine,
+            probe: site.probe,
+            no_discovery_control: site.no_discovery_control,
+        }
+    }
+}
+
+/// What bounds memory and disk, so that strangers can't use them up.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// Offers to unknown machines that may be outstanding on one link.
+    pub offers_per_link: usize,
+    /// Addresses that one MAC may hold in one subnet, by several client ids.
+    pub leases_per_mac: usize,
+    /// Part of each pool that only known machines get, in percent.
+    pub known_reserve_percent: u8,
+    /// Addresses found in use before one client's DISCOVER is given up.
+    pub probe_tries: u8,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        let b = dhcp::Bounds::default();
+        Bounds {
+            offers_per_link: b.offers_per_link,
+            leases_per_mac: b.leases_per_mac,
+            known_reserve_percent: b.known_reserve_percent,
+            probe_tries: b.probe_tries,
+        }
+    }
+}
+
+/// A link that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// As `ip link` shows it.
+    pub name: String,
+    /// What is answered: `full`, `proxy` or `off`.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Send a router advertisement of lifetime 0, which saves iPXE 4 to 17 s of waiting. Default: on
+    /// in full mode, off otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_advertisement: Option<bool>,
+}
+
+impl Interface {
+    /// A link in full mode with defaults.
+    pub fn named(name: &str, mode: Mode) -> Interface {
+        Interface { name: name.to_owned(), mode, router_advertisement: None }
+    }
+
+    /// Whether router advertisements are sent.
+    pub fn advertises(&self) -> bool {
+        self.router_advertisement.unwrap_or(self.mode == Mode::Full)
+    }
+}
+
+impl Config {
+    /// Folder of the boot programs.
+    pub fn nbp_dir(&self) -> PathBuf {
+        self.nbp.dir.clone().unwrap_or_else(|| self.state_dir.join("nbp"))
+    }
+
+    /// File with the API's bearer token.
+    pub fn token_file(&self) -> PathBuf {
+        self.api.token_file.clone().unwrap_or_else(|| token_file_in(&self.state_dir))
+    }
+
+    /// What `dhcp` is given, with `more` subnets besides those of the file.
+    pub fn site(&self, more: Vec<dhcp::Subnet>) -> dhcp::Site {
+        let d = &self.dhcp;
+        let b = &self.bounds;
+        dhcp::Site {
+            subnets: self.subnets.iter().map(|s| s.get_ref().clone()).chain(more).collect(),
+            reservations: self.reservations.iter().map(|r| r.get_ref().clone()).collect(),
+            authoritative: d.authoritative,
+            lease: d.lease,
+            min_lease: d.min_lease,
+            offer_hold: d.offer_hold,
+            quarantine: d.quarantine,
+            probe: d.probe,
+            no_discovery_control: d.no_discovery_control.clone(),
+            bounds: dhcp::Bounds {
+                offers_per_link: b.offers_per_link,
+                leases_per_mac: b.leases_per_mac,
+                known_reserve_percent: b.known_reserve_percent,
+                probe_tries: b.probe_tries,
+            },
+            ..dhcp::Site::default()
+        }
+    }
+
+    /// The configuration as it works, as a TOML file.
+    pub fn show(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(&self.effective())
+    }
+
+    /// The configuration with every default that hangs on another key written out.
+    pub fn effective(&self) -> Config {
+        let mut whole = self.clone();
+        whole.nbp.dir = Some(self.nbp_dir());
+        whole.api.token_file = Some(self.token_file());
+        for interface in &mut whole.interfaces {
+            interface.router_advertisement = Some(interface.advertises());
+        }
+        whole
+    }
+}
+
+/// Where the token is unless configured.
+pub fn token_file_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("api-token")
+}
