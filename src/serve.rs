@@ -6,7 +6,9 @@ use crate::config::Config;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// No link is named.
-    #[error("no interface to serve\n  help: pristine serve --interface <name>, or an [[interface]] in the configuration")]
+    #[error(
+        "no interface to serve\n  help: pristine serve --interface <name>, or an [[interface]] in the configuration"
+    )]
     NoInterface,
 }
 

@@ -24,10 +24,10 @@ impl Config {
                 let mut context = context.clone();
                 context.config_file = file.or(context.config_file);
                 let config = context.config()?;
-                let name = context.config_file.as_ref().map_or_else(
-                    || "the default configuration".to_owned(),
-                    |f| f.display().to_string(),
-                );
+                let name = context
+                    .config_file
+                    .as_ref()
+                    .map_or_else(|| "the default configuration".to_owned(), |f| f.display().to_string());
                 context.show(&serde_json::json!({ "ok": true }), || {
                     format!("{name}: right ({})\n", summary(&config))
                 })

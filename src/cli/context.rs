@@ -47,7 +47,7 @@ impl Context {
 /// Writes to standard output.
 pub fn print(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
-        if e.kind() == std::io::ErrorKind::BrokenPipe { Failure::PipeClosed } else { e.into() }
-    })
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Failure::PipeClosed } else { e.into() })
 }

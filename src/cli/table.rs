@@ -33,10 +33,7 @@ impl Table {
         };
         let width = |column: usize| {
             let cells = self.rows.iter().enumerate();
-            cells
-                .filter_map(|(i, r)| r.get(column).map(|c| shown(i, c).chars().count()))
-                .max()
-                .unwrap_or(0)
+            cells.filter_map(|(i, r)| r.get(column).map(|c| shown(i, c).chars().count())).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut out = String::new();

@@ -53,8 +53,8 @@ impl Config {
                 || self.api.listen.ip().is_unspecified()
                 || http == self.api.listen.ip());
         if same {
-            let at = span_of(text, &["api"], None, "listen")
-                .or_else(|| span_of(text, &["http"], None, "port"));
+            let at =
+                span_of(text, &["api"], None, "listen").or_else(|| span_of(text, &["http"], None, "port"));
             out.push(
                 Problem::at(
                     text,
@@ -83,8 +83,12 @@ impl Config {
         if !self.subnets.is_empty() && !self.interfaces.is_empty() && !served(Mode::Full) {
             let at = self.subnets.first().map(|s| s.span());
             out.push(
-                Problem::at(text, at, "no interface is in full mode, so this subnet's addresses go to nobody")
-                    .allowed("mode = \"full\" for an [[interface]], or no [[subnet]]"),
+                Problem::at(
+                    text,
+                    at,
+                    "no interface is in full mode, so this subnet's addresses go to nobody",
+                )
+                .allowed("mode = \"full\" for an [[interface]], or no [[subnet]]"),
             );
         }
         for error in self.site(Vec::new()).check() {

@@ -1,1 +1,5 @@
 //! Making images: squashfs checks, dm-verity trees, initramfs archives, import.
+
+pub mod cpio;
+pub mod initramfs;
+pub mod modules;

@@ -1,0 +1,271 @@
+//! The native initramfs: Pristine's `init` and the modules of the image's own kernel.
+//!
+//! What `boot/init` finds in it:
+//! - `/init`: itself;
+//! - `/lib/modules/VERSION/` with the modules unpacked at the paths that `modules.dep` names, and depmod's
+//!   text lists `modules.dep`, `modules.alias` and `modules.softdep`, reduced to what is there, and
+//!   `modules.builtin` whole;
+//! - `/dev/console` and empty folders `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, `/root`.
+
+use super::{
+    cpio::Cpio,
+    modules::{HELPFUL, Modules, ModulesError, REQUIRED, SERVER_NICS, VIRTUAL_NICS, plain_path},
+};
+use flate2::{Compression, write::GzEncoder};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// Where a packaged `init` lies.
+const PACKAGED_INIT: &str = "/usr/lib/pristine/pristine-init";
+
+/// What goes in.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// A folder `lib/modules/VERSION`, after depmod.
+    pub modules: PathBuf,
+    /// The `pristine-init` binary, statically linked.
+    pub init: PathBuf,
+    /// Which NIC drivers.
+    pub nics: Nics,
+    /// More modules, by name.
+    pub extra: Vec<String>,
+    /// Gzip it. Costs the machine some CPU and saves the link two thirds.
+    pub gzip: bool,
+}
+
+/// Which NIC drivers an initramfs gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Nics {
+    /// Those of servers and of virtual machines.
+    #[default]
+    All,
+    /// Those of virtual machines only: smaller, boots faster.
+    Virtual,
+}
+
+/// What was built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The kernel that it fits.
+    pub kernel_version: String,
+    /// Modules in it.
+    pub modules: usize,
+    /// Bytes before compression.
+    pub unpacked: u64,
+}
+
+/// Why an initramfs can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum InitramfsError {
+    /// The modules.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// No init anywhere.
+    #[error("there is no pristine-init at {}: build it (`make init`), or name it with --init", tried.join(", "))]
+    NoInit {
+        /// Where it was looked for.
+        tried: Vec<String>,
+    },
+    /// A file that isn't one to start with.
+    #[error("{path} can't be the init of an image: {why}")]
+    BadInit {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Reading or writing failed.
+    #[error("can't build the initramfs: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The `pristine-init` to use where none is named: beside this program, else the packaged one.
+pub fn default_init() -> Result<PathBuf, InitramfsError> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("pristine-init")));
+    let tried: Vec<PathBuf> = beside.into_iter().chain([PathBuf::from(PACKAGED_INIT)]).collect();
+    let names = || tried.iter().map(|p| p.display().to_string()).collect();
+    tried.iter().find(|p| p.is_file()).cloned().ok_or_else(|| InitramfsError::NoInit { tried: names() })
+}
+
+/// Builds the archive into `out`. The same input gives the same bytes.
+pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> {
+    let init = read_init(&recipe.init)?;
+    let modules = Modules::open(&recipe.modules)?;
+    modules.require(REQUIRED)?;
+    let nics = if recipe.nics == Nics::All { SERVER_NICS } else { &[] };
+    let wanted = REQUIRED.iter().chain(HELPFUL).chain(VIRTUAL_NICS).chain(nics).copied();
+    let paths = modules.closure(wanted.chain(recipe.extra.iter().map(String::as_str)));
+
+    let level = if recipe.gzip { Compression::new(6) } else { Compression::none() };
+    let mut out = if recipe.gzip { Out::Gzip(GzEncoder::new(out, level)) } else { Out::Plain(out) };
+    let mut cpio = Cpio::new(Counted { out: &mut out, bytes: 0 });
+    for dir in ["dev", "proc", "root", "run", "sys", "tmp"] {
+        cpio.dir(dir)?;
+    }
+    cpio.char_device("dev/console", 5, 1)?;
+    cpio.file("init", 0o755, &init)?;
+    let base = format!("lib/modules/{}", modules.version());
+    for dir in dirs_of(&base, &paths) {
+        cpio.dir(&dir)?;
+    }
+    for path in &paths {
+        cpio.file(&format!("{base}/{}", plain_path(path)), 0o644, &modules.read(path)?)?;
+    }
+    let lists = [
+        ("modules.alias", modules.reduced_list("modules.alias", &paths)?),
+        ("modules.builtin", modules.list("modules.builtin")?.unwrap_or_default()),
+        ("modules.dep", modules.reduced_dep(&paths)),
+        ("modules.softdep", modules.reduced_list("modules.softdep", &paths)?),
+    ];
+    for (name, text) in lists {
+        cpio.file(&format!("{base}/{name}"), 0o644, text.as_bytes())?;
+    }
+    let unpacked = cpio.finish()?.bytes;
+    match out {
+        Out::Plain(mut w) => w.flush()?,
+        Out::Gzip(w) => w.finish()?.flush()?,
+    }
+    Ok(Built { kernel_version: modules.version().to_owned(), modules: paths.len(), unpacked })
+}
+
+/// Every folder on the way to `paths`, parents first.
+fn dirs_of(base: &str, paths: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut dirs = BTreeSet::new();
+    let full = paths.iter().map(|p| format!("{base}/{p}")).chain([format!("{base}/x")]);
+    for path in full {
+        dirs.extend(path.match_indices('/').filter_map(|(at, _)| path.get(..at)).map(str::to_owned));
+    }
+    dirs
+}
+
+/// An init that needs a dynamic loader would panic the kernel with a riddle: say it here.
+fn read_init(path: &Path) -> Result<Vec<u8>, InitramfsError> {
+    let bad = |why: &str| InitramfsError::BadInit { path: path.to_owned(), why: why.to_owned() };
+    let bytes = fs::read(path).map_err(|e| bad(&e.to_string()))?;
+    if !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return Err(bad("it is not a 64-bit ELF program"));
+    }
+    let u16_at = |at: usize| bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
+    let u64_at = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+    let table = u64_at(32).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let (size, count) = (u16_at(54).unwrap_or(0), u16_at(56).unwrap_or(0));
+    for i in 0..count {
+        let at = table.saturating_add(usize::from(i) * usize::from(size));
+        let kind = at.checked_add(4).and_then(|end| bytes.get(at..end));
+        // PT_INTERP = 3: asks for a dynamic loader.
+        if kind == Some(&[3, 0, 0, 0]) {
+            return Err(bad(
+                "it is dynamically linked; build it with RUSTFLAGS=-Ctarget-feature=+crt-static",
+            ));
+        }
+    }
+    Ok(bytes)
+}
+
+enum Out<W: Write> {
+    Plain(W),
+    Gzip(GzEncoder<W>),
+}
+
+impl<W: Write> Write for Out<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Out::Plain(w) => w.write(buf),
+            Out::Gzip(w) => w.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Out::Plain(w) => w.flush(),
+            Out::Gzip(w) => w.flush(),
+        }
+    }
+}
+
+struct Counted<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(buf)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::testing::TempDir;
+    use std::process::Command;
+
+    fn kernel_modules(dir: &Path, names: &[&str]) -> PathBuf {
+        let m = dir.join("6.1.0-9-test");
+        fs::create_dir_all(m.join("kernel")).unwrap();
+        let dep: String = names.iter().map(|n| format!("kernel/{n}.ko:\n")).collect();
+        fs::write(m.join("modules.dep"), dep).unwrap();
+        fs::write(m.join("modules.builtin"), "kernel/overlay.ko\nkernel/loop.ko\n").unwrap();
+        for name in names {
+            fs::write(m.join(format!("kernel/{name}.ko")), name.repeat(1000)).unwrap();
+        }
+        m
+    }
+
+    fn recipe(modules: PathBuf) -> Recipe {
+        let init = PathBuf::from("/bin/busybox");
+        Recipe { modules, init, nics: Nics::Virtual, extra: vec!["wanted".into()], gzip: true }
+    }
+
+    #[test]
+    fn holds_init_and_the_modules_of_a_boot_and_builds_alike_twice() {
+        let dir = TempDir::new();
+        let all = ["squashfs", "dm_mod", "dm-verity", "virtio_net", "wanted", "snd_hda", "igb"];
+        let recipe = recipe(kernel_modules(dir.path(), &all));
+        let build = || {
+            let mut out = Vec::new();
+            (super::build(&recipe, &mut out).unwrap(), out)
+        };
+        let (built, bytes) = build();
+        assert_eq!((built.kernel_version.as_str(), built.modules), ("6.1.0-9-test", 5));
+        assert_eq!(build().1, bytes);
+        fs::write(dir.path().join("i.gz"), bytes).unwrap();
+        let out = Command::new("sh")
+            .current_dir(dir.path())
+            .args(["-c", "zcat i.gz | cpio -idm --quiet && find . -name '*.ko' -path './lib/*' | sort && cat lib/modules/6.1.0-9-test/modules.dep"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(text.matches("kernel/dm-verity.ko").count(), 2, "{text}");
+        assert!(
+            text.contains("virtio_net.ko") && !text.contains("snd_hda") && !text.contains("igb"),
+            "{text}"
+        );
+        assert_eq!(fs::read(dir.path().join("init")).unwrap(), fs::read("/bin/busybox").unwrap());
+    }
+
+    #[test]
+    fn says_what_is_wrong_before_a_kernel_would_panic() {
+        let dir = TempDir::new();
+        let modules = kernel_modules(dir.path(), &["squashfs", "dm_mod"]);
+        let said = |r: Recipe| super::build(&r, io::sink()).unwrap_err().to_string();
+        assert!(said(recipe(modules.clone())).contains("dm_verity"));
+        let dynamic = Recipe { init: "/bin/sh".into(), ..recipe(modules.clone()) };
+        assert!(said(dynamic).contains("dynamically linked"));
+        let script = Recipe { init: modules.join("modules.dep"), ..recipe(modules) };
+        assert!(said(script).contains("not a 64-bit ELF"));
+        let nowhere = Recipe { modules: dir.path().into(), ..recipe(PathBuf::new()) };
+        assert!(said(nowhere).contains("modules.dep"));
+    }
+}
