@@ -98,16 +98,6 @@ impl Counters {
     pub fn malformed(&self, why: Malformed) {
         *self.malformed.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_default() += 1;
     }
-
-    /// How many datagrams were no request.
-    pub fn malformed_total(&self) -> u64 {
-        self.malformed.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
-
-    /// How many requests got silence for this reason.
-    pub fn silent_for(&self, reason: Reason) -> u64 {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).get(&reason).copied().unwrap_or(0)
-    }
 }
 
 /// A link as operators see it.
@@ -122,6 +112,8 @@ pub struct LinkStatus {
     pub serving: Option<Ipv4Addr>,
     /// Why not, in words.
     pub waiting_for: Option<String>,
+    /// Requests in work now.
+    pub in_work: usize,
     /// Plain counts by name.
     pub counts: BTreeMap<&'static str, u64>,
     /// Silence by reason.
@@ -135,6 +127,7 @@ impl LinkStatus {
         interface: &str,
         mode: Mode,
         state: Result<Ipv4Addr, String>,
+        in_work: usize,
         counters: &Counters,
     ) -> LinkStatus {
         let silent = counters.silent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,6 +137,7 @@ impl LinkStatus {
             mode,
             serving: state.as_ref().ok().copied(),
             waiting_for: state.err(),
+            in_work,
             counts: counters.plain(),
             silent: silent.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
             malformed: malformed.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
@@ -197,7 +191,7 @@ mod tests {
         counters.replied(ReplyKind::Ack);
         counters.silent(Reason::PoolExhausted);
         counters.malformed(Malformed::TooShort);
-        let status = LinkStatus::new("eth1", Mode::Full, Err("is down".to_owned()), &counters);
+        let status = LinkStatus::new("eth1", Mode::Full, Err("is down".to_owned()), 0, &counters);
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["counts"]["acks"], 1);
         assert_eq!(json["silent"]["no free address left in the subnet"], 1);

@@ -58,7 +58,7 @@ impl Served {
 
     pub fn status(&self) -> LinkStatus {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        LinkStatus::new(&self.settings.name, self.settings.mode, state, &self.counters)
+        LinkStatus::new(&self.settings.name, self.settings.mode, state, self.gate.in_flight(), &self.counters)
     }
 
     fn set_state(&self, state: Result<Ipv4Addr, String>) {

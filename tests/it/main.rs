@@ -3,5 +3,6 @@
 
 mod boots;
 mod boots_firmware;
+mod dhcpd;
 mod layers;
 mod tftp;
