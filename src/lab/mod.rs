@@ -16,6 +16,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod service;
 pub mod shell;
+pub mod show;
 mod site;
 
 pub use console::{Console, Mark};

@@ -168,7 +168,7 @@ fn collect(stream: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
 }
 
 /// The command as a person would type it, without our own wrapping.
-fn shown(command: &Command) -> String {
+pub fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|w| w.to_string_lossy())

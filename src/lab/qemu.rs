@@ -1,7 +1,7 @@
 //! Virtual servers: QEMU with real firmware, one NIC on the lab's switch, a serial console.
 
 use super::{
-    LabError,
+    Folder, LabError,
     console::Console,
     net::{Net, Tap},
     process::{Running, succeed, tethered},
@@ -14,7 +14,7 @@ use std::{
     fmt, fs,
     io::Read,
     os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -103,22 +103,22 @@ pub struct Vm {
     running: Running,
     qmp: Qmp,
     console: Console,
-    dir: PathBuf,
-    /// Held while the process that uses it runs; dropped after it.
+    /// Both are used by the process, and dropped after it.
+    _run: Folder,
     _tap: Tap,
 }
 
 impl Vm {
-    /// Powers a machine on. `dir` gets its log (`<name>.log`) and its firmware variables. Spawned
-    /// from a thread that must outlive it.
-    pub fn start(net: &Net, spec: Spec, dir: &Path) -> Result<Vm, LabError> {
+    /// Powers a machine on. Its console is logged to `<logs>/<name>.log`. It ends with the thread
+    /// that calls this.
+    pub fn start(net: &Net, spec: Spec, logs: &Path) -> Result<Vm, LabError> {
+        let run = Folder::temporary("vm")?;
         let tap = net.tap()?;
         if spec.firmware == Firmware::Undionly {
             net.dress_as_vendor_rom(&tap)?;
         }
         let listen = |what: &str| {
-            let path = dir.join(format!("{}.{what}", spec.name));
-            let _ = fs::remove_file(&path);
+            let path = run.path().join(what);
             UnixListener::bind(&path).map_err(LabError::file(&path)).map(|l| (path, l))
         };
         let (serial_path, serial) = listen("serial")?;
@@ -130,15 +130,13 @@ impl Vm {
         command.args(["-qmp", &format!("unix:{}", qmp_path.display())]);
         command.args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap.name())]);
         if spec.firmware.is_uefi() {
-            let vars = dir.join(format!("{}.vars", spec.name));
-            if !vars.exists() {
-                fs::copy(OVMF_VARS, &vars).map_err(LabError::file(OVMF_VARS))?;
-            }
+            let vars = run.path().join("vars");
+            fs::copy(OVMF_VARS, &vars).map_err(LabError::file(OVMF_VARS))?;
             let pflash = "if=pflash,format=raw";
             command.args(["-drive", &format!("{pflash},unit=0,readonly=on,file={OVMF_CODE}")]);
             command.args(["-drive", &format!("{pflash},unit=1,file={}", vars.display())]);
         }
-        let said = dir.join(format!("{}.qemu", spec.name));
+        let said = run.path().join("stderr");
         let log = fs::File::create(&said).map_err(LabError::file(&said))?;
         command.stdout(Stdio::null()).stderr(log);
         let mut running = Running::start(command, QEMU)?;
@@ -151,8 +149,8 @@ impl Vm {
         // In the order in which QEMU makes them.
         let serial = connect(&serial)?;
         let qmp = Qmp::new(connect(&qmp)?)?;
-        let console = Console::new(serial, &dir.join(format!("{}.log", spec.name)))?;
-        Ok(Vm { spec, running, qmp, console, dir: dir.to_owned(), _tap: tap })
+        let console = Console::new(serial, &logs.join(format!("{}.log", spec.name)))?;
+        Ok(Vm { spec, running, qmp, console, _run: run, _tap: tap })
     }
 
     /// What it is.
@@ -184,14 +182,6 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.running.kill();
-        for what in ["serial", "qmp", "vars"] {
-            let _ = fs::remove_file(self.dir.join(format!("{}.{what}", self.spec.name)));
-        }
-        // What QEMU itself said, if it said anything.
-        let said = self.dir.join(format!("{}.qemu", self.spec.name));
-        if fs::metadata(&said).is_ok_and(|m| m.len() == 0) {
-            let _ = fs::remove_file(said);
-        }
     }
 }
 

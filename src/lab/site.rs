@@ -11,7 +11,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
+
+/// Bound of an orderly end of the service.
+const STOP: Duration = Duration::from_secs(30);
 
 /// A folder that is removed on drop unless kept.
 #[derive(Debug)]
@@ -91,12 +95,44 @@ impl Lab {
 
     /// Powers a machine on. Its console log lies in the lab's folder.
     pub fn power_on(&self, spec: Spec) -> Result<Vm, LabError> {
-        Vm::start(&self.net, spec, &self.service.settings().dir)
+        Vm::start(&self.net, spec, self.logs())
+    }
+
+    /// Imports what an image's recipe built: `<images>/<name>/<version>` holds `kernel`, `modules`,
+    /// `rootfs.squashfs` and `cmdline`.
+    pub fn import(&self, name: &str, version: &str, images: &Path) -> Result<(), LabError> {
+        let built = images.join(name).join(version);
+        let cmdline = built.join("cmdline");
+        let template = fs::read_to_string(&cmdline).map_err(|e| {
+            LabError::Other(format!("{}: {e}. images/{name}/build makes it", cmdline.display()))
+        })?;
+        let path = |file: &str| built.join(file).to_string_lossy().into_owned();
+        let (kernel, modules, rootfs) = (path("kernel"), path("modules"), path("rootfs.squashfs"));
+        let names = ["image", "import", "--name", name, "--version", version];
+        let files = ["--kernel", &kernel, "--modules", &modules, "--rootfs", &rootfs];
+        self.cli(&[&names[..], &files, &["--cmdline", template.trim()]].concat()).map(drop)
+    }
+
+    /// Ends the service in order, then removes everything.
+    pub fn down(mut self) -> Result<(), LabError> {
+        self.service.stop(STOP)
+    }
+
+    /// Folder of the consoles and of the service's log.
+    pub fn logs(&self) -> &Path {
+        &self.service.settings().dir
     }
 
     /// Runs `pristine` with these arguments on the server.
     pub fn cli(&self, words: &[&str]) -> Result<String, LabError> {
         self.service.cli(&self.server, words)
+    }
+
+    /// A command line that reaches this lab's service from another terminal.
+    pub fn hint(&self) -> String {
+        let mut command = self.service.command(&self.server);
+        command.args(["machine", "list"]);
+        super::process::shown(&command)
     }
 
     /// The boots, as they happen.
