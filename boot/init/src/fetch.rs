@@ -1,0 +1,298 @@
+//! Downloads that come to an end: resumed where they broke off, tried again with growing, jittered
+//! waits, given up after too many tries without a byte.
+
+use crate::{
+    failure::{Failure, Result, failed},
+    http::{self, Limits, Trouble},
+    random,
+    verity::BLOCK,
+};
+use std::{net::SocketAddrV4, time::Duration};
+
+/// Tries without any progress before a download fails: with the waits between them, one to three
+/// minutes of a server that is gone.
+const TRIES: u32 = 14;
+/// Times that one block may come wrong before it counts as wrong on the server.
+const WRONG_TRIES: u32 = 3;
+/// The longest that a server's Retry-After is obeyed.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+const LIMITS: Limits = Limits { connect: Duration::from_secs(5), idle: Duration::from_secs(10) };
+
+/// A piece that is not what it should be: bytes from this offset on were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wrong {
+    /// Offset of the wrong block.
+    pub at: u64,
+}
+
+/// What takes the bytes: offset and whole blocks (the last one may be short).
+pub type Sink<'a> = dyn FnMut(u64, &[u8]) -> std::result::Result<(), Problem> + 'a;
+
+/// Why a sink did not take a piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// Wrong bytes; asking again may help.
+    Wrong(Wrong),
+    /// Nothing helps: no memory left, for one.
+    Fatal(Failure),
+}
+
+/// Wait before try number `tries` (1 is the second one): doubling from a quarter second to eight
+/// seconds, of which `dice` (0 to 999) picks a part between half and all.
+pub fn backoff(tries: u32, dice: u64) -> Duration {
+    let full = 250u64 << tries.saturating_sub(1).min(5);
+    Duration::from_millis(full / 2 + full / 2 * dice.min(1000) / 1000)
+}
+
+/// Fetches a resource of known `size` into `sink`. `what` names it in messages.
+pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mut Sink<'_>) -> Result<()> {
+    let mut at = 0;
+    let mut tries = 0;
+    let mut wrong: Option<(u64, u32)> = None;
+    while at < size {
+        let before = at;
+        let trouble = match one_connection(server, path, size, &mut at, sink) {
+            Ok(()) => continue,
+            Err(Stop::Problem(Problem::Fatal(failure))) => return Err(failure),
+            Err(Stop::Problem(Problem::Wrong(Wrong { at: bad }))) => {
+                let times = wrong.filter(|(block, _)| *block == bad).map_or(1, |(_, n)| n + 1);
+                wrong = Some((bad, times));
+                if times >= WRONG_TRIES {
+                    return failed(format!(
+                        "{what} is damaged at byte {bad}: the block there is not the one that the image's root hash \
+                         proves, {times} times in a row. Nothing of it was run. On the server: pristine image verify"
+                    ));
+                }
+                Trouble::Passing { why: format!("wrong bytes at {bad}, asking again"), after: None }
+            }
+            Err(Stop::Trouble(trouble)) => trouble,
+        };
+        tries = if at > before { 1 } else { tries + 1 };
+        let give_up = match &trouble {
+            // The server may be behind an import or a restart: a few tries even then.
+            Trouble::Final { .. } => tries >= 4,
+            Trouble::Passing { .. } => tries >= TRIES,
+        };
+        if give_up {
+            return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
+        }
+        let asked = match trouble {
+            Trouble::Passing { after, .. } => after.unwrap_or_default().min(LONGEST_WAIT),
+            Trouble::Final { .. } => Duration::ZERO,
+        };
+        let wait = backoff(tries, random::below(1000)).max(asked);
+        crate::console::say(format!(
+            "{what}: {}; again in {:.1} s from byte {at} of {size} (try {tries})",
+            trouble.why(),
+            wait.as_secs_f32()
+        ));
+        std::thread::sleep(wait);
+    }
+    Ok(())
+}
+
+/// Fetches all of a small resource. `size` is its exact length where known, else `most` bounds it.
+pub fn whole(server: SocketAddrV4, path: &str, size: Option<u64>, most: u64, what: &str) -> Result<Vec<u8>> {
+    let size = match size {
+        Some(size) => size,
+        None => length(server, path, most, what)?,
+    };
+    let mut out = Vec::new();
+    if out.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)).is_err() {
+        return failed(format!("{what} has {size} bytes, for which there is no memory"));
+    }
+    stream(server, path, size, what, &mut |_, bytes| {
+        out.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// The length of a resource, by the head of a GET.
+fn length(server: SocketAddrV4, path: &str, most: u64, what: &str) -> Result<u64> {
+    let mut tries = 0;
+    loop {
+        match http::get(server, path, 0, None, LIMITS) {
+            Ok(answer) if answer.left > most => {
+                return failed(format!("{what} has {} bytes, more than any real one", answer.left));
+            }
+            Ok(answer) => return Ok(answer.left),
+            Err(trouble) => {
+                tries += 1;
+                let most_tries = if matches!(trouble, Trouble::Final { .. }) { 4 } else { TRIES };
+                if tries >= most_tries {
+                    return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
+                }
+                let asked = match trouble {
+                    Trouble::Passing { after, .. } => after.unwrap_or_default().min(LONGEST_WAIT),
+                    Trouble::Final { .. } => Duration::ZERO,
+                };
+                crate::console::say(format!("{what}: {} (try {tries})", trouble.why()));
+                std::thread::sleep(backoff(tries, random::below(1000)).max(asked));
+            }
+        }
+    }
+}
+
+enum Stop {
+    Trouble(Trouble),
+    Problem(Problem),
+}
+
+/// One request, from `at` on; `at` follows what the sink has taken.
+fn one_connection(
+    server: SocketAddrV4,
+    path: &str,
+    size: u64,
+    at: &mut u64,
+    sink: &mut Sink<'_>,
+) -> std::result::Result<(), Stop> {
+    let mut answer = http::get(server, path, *at, Some(size), LIMITS).map_err(Stop::Trouble)?;
+    let mut buffer = vec![0; 64 * BLOCK];
+    // A server without ranges starts at 0: what we have already is read past.
+    let mut behind = *at - answer.at;
+    while behind > 0 {
+        let most = usize::try_from(behind).unwrap_or(usize::MAX).min(buffer.len());
+        let n = answer.read(buffer.get_mut(..most).unwrap_or_default()).map_err(Stop::Trouble)?;
+        behind -= n as u64;
+    }
+    let mut filled = 0;
+    let mut ended = Ok(());
+    while *at + (filled as u64) < size && ended.is_ok() {
+        match answer.read(buffer.get_mut(filled..).unwrap_or_default()) {
+            Ok(n) => filled += n,
+            Err(trouble) => ended = Err(Stop::Trouble(trouble)),
+        }
+        // Whole blocks only, unless it is the end.
+        let last = *at + filled as u64 == size;
+        if filled < buffer.len() && !last && ended.is_ok() {
+            continue;
+        }
+        let take = if last { filled } else { filled / BLOCK * BLOCK };
+        match sink(*at, buffer.get(..take).unwrap_or_default()) {
+            Ok(()) => *at += take as u64,
+            Err(problem) => {
+                if let Problem::Wrong(wrong) = problem {
+                    *at = wrong.at;
+                }
+                return Err(Stop::Problem(problem));
+            }
+        }
+        buffer.copy_within(take..filled, 0);
+        filled -= take;
+    }
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::{SocketAddr, TcpListener},
+        sync::mpsc,
+    };
+
+    /// Answers each connection with the next of `answers`, then with 404; sends the requests back.
+    fn server(answers: Vec<Vec<u8>>) -> (SocketAddrV4, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(addr) = listener.local_addr().unwrap() else { unreachable!() };
+        let (send, requests) = mpsc::channel();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    request.push(byte[0]);
+                }
+                stream.write_all(&answer).unwrap();
+                send.send(String::from_utf8(request).unwrap()).unwrap();
+            }
+        });
+        (addr, requests)
+    }
+
+    fn full(body: &[u8]) -> Vec<u8> {
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+    }
+
+    fn part(body: &[u8], from: usize) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 206 P\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\n\r\n",
+            body.len() - from,
+            body.len() - 1,
+            body.len()
+        );
+        [head.as_bytes(), &body[from..]].concat()
+    }
+
+    fn body() -> Vec<u8> {
+        (0..BLOCK * 3 + 100).map(|i| (i % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_connection_cut_in_the_middle_is_resumed_at_the_last_whole_block() {
+        let body = body();
+        let mut cut = full(&body);
+        cut.truncate(cut.len() - BLOCK - 500);
+        let (addr, requests) = server(vec![cut, part(&body, BLOCK)]);
+        let mut got = Vec::new();
+        stream(addr, "/b", body.len() as u64, "it", &mut |at, bytes| {
+            assert_eq!(at, got.len() as u64);
+            got.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+        assert!(got == body);
+        assert!(!requests.recv().unwrap().contains("Range"));
+        assert!(requests.recv().unwrap().contains("Range: bytes=4096-\r\n"));
+    }
+
+    #[test]
+    fn a_server_without_ranges_is_read_past() {
+        let body = body();
+        let mut cut = full(&body);
+        cut.truncate(cut.len() - BLOCK);
+        let (addr, _requests) = server(vec![cut, full(&body)]);
+        let got = whole(addr, "/b", Some(body.len() as u64), 0, "it").unwrap();
+        assert!(got == body);
+    }
+
+    #[test]
+    fn a_wrong_block_is_asked_for_again_and_then_refused() {
+        let body = body();
+        let asked = std::cell::Cell::new(0);
+        // The sink takes block 0, then finds block 1 wrong as often as it comes.
+        let mut sink = |at: u64, bytes: &[u8]| {
+            assert!(at <= BLOCK as u64 && !bytes.is_empty());
+            asked.set(asked.get() + 1);
+            Err(Problem::Wrong(Wrong { at: BLOCK as u64 }))
+        };
+        let again = part(&body, BLOCK);
+        let (addr, _requests) = server(vec![full(&body), again.clone(), again]);
+        let failure = stream(addr, "/b", body.len() as u64, "the rootfs", &mut sink).unwrap_err().0;
+        assert_eq!(asked.get(), 3);
+        assert!(failure.contains("the rootfs is damaged at byte 4096"), "{failure}");
+    }
+
+    #[test]
+    fn a_missing_blob_is_not_waited_for_long() {
+        let gone = || b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec();
+        let (addr, requests) = server((0..4).map(|_| gone()).collect());
+        let failure = whole(addr, "/b", None, 100, "the manifest").unwrap_err().0;
+        assert!(failure.contains("does not have it"), "{failure}");
+        assert_eq!(requests.iter().count(), 4);
+    }
+
+    #[test]
+    fn waits_grow_and_are_spread() {
+        assert_eq!(backoff(1, 1000).as_millis(), 250);
+        assert_eq!(backoff(1, 0).as_millis(), 125);
+        assert_eq!(backoff(3, 1000).as_millis(), 1000);
+        assert_eq!(backoff(60, 1000).as_secs(), 8);
+    }
+}
