@@ -1,10 +1,208 @@
 //! The one answer and the only writer of state.
+//!
+//! Every responder asks here and decides nothing itself, so all steps of one boot see one answer.
+//! Each entry takes the one lock, changes memory, hands the changes to the store in that order, lets
+//! go of the lock, and waits for the disk before it gives back what must not be forgotten (an ACK, a
+//! script, an operator's order). The lock is never held over an await.
+//!
+//! | what | file |
+//! |---|---|
+//! | which boot target, and why | `answer` (pure) |
+//! | what begins, continues and ends a boot attempt | `attempts` (pure), `attempt_table` |
+//! | machines and strangers | `machines` (pure) |
+//! | DHCP | `lease` |
+//! | boot files | `files` |
+//! | the per-machine script and its token | `script` |
+//! | reports and progress of a boot | `report` |
+//! | operators' commands | `command`, `explain` |
+//! | stuck attempts, strangers that left | `ticker` |
 
+mod answer;
+mod attempt_table;
+mod attempts;
 mod clock;
+mod command;
+mod explain;
+mod files;
+mod lease;
+mod machines;
+mod report;
+mod script;
+mod state;
+mod ticker;
 mod types;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Assignment, BootAnswer, assigned, boot_answer, is_touched};
 pub use clock::{Clock, SystemClock, TestClock};
 pub use types::{
     Bounds, CommandError, Explanation, FileAnswer, MachinePatch, Options, Pinned, Report, ReportError,
     ScriptError, ScriptQuery, Stats, TransferOutcome, Unknown,
 };
+
+use crate::{
+    model::{BootAttempt, BootClient, Change, Lease, Mac, Machine, Millis},
+    netboot::ServerAddr,
+    store::{
+        ImageStore, Nbps,
+        db::{Commit, Db, DbError},
+    },
+};
+use state::{Effects, State};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::broadcast;
+
+/// Changed attempts that a slow watcher may be behind before it misses some.
+const WATCH_BACKLOG: usize = 1_024;
+
+/// The provisioner. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Provisioner(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    db: Db,
+    images: ImageStore,
+    nbps: Nbps,
+    clock: Arc<dyn Clock>,
+    watchers: broadcast::Sender<BootAttempt>,
+}
+
+impl Provisioner {
+    /// Opens the state folder (and takes its lock) and goes on where the last service stopped.
+    ///
+    /// # Errors
+    /// Another service holds the folder, or its database is damaged: see [`DbError`].
+    pub fn open(
+        options: Options,
+        state_dir: &Path,
+        images: ImageStore,
+        nbps: Nbps,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Provisioner, DbError> {
+        let (db, loaded) = Db::open(state_dir)?;
+        let now = clock.now();
+        let mut state = State::new(options, loaded.machines, loaded.default);
+        state.leases.restore(loaded.leases);
+        let native = |digest| images.get(digest).ok().flatten().is_some_and(|image| image.manifest.native);
+        let gone = state.attempts.restore(loaded.attempts, now, native);
+        if !gone.is_empty() {
+            drop(db.enqueue(gone));
+        }
+        let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
+        let inner = Inner { state: Mutex::new(state), db, images, nbps, clock, watchers };
+        Ok(Provisioner(Arc::new(inner)))
+    }
+
+    /// What this client boots now. Asked by every responder, through the entries below.
+    pub fn boot_answer(&self, client: &BootClient, server: &ServerAddr) -> BootAnswer {
+        self.state().answer(&self.0.images, client, server)
+    }
+
+    /// Every machine heard of, by MAC.
+    pub fn machines(&self) -> Vec<Machine> {
+        let mut all: Vec<Machine> = self.state().machines.iter().cloned().collect();
+        all.sort_by_key(|m| m.mac);
+        all
+    }
+
+    /// Boot attempts of one machine (any of its MACs) or of all, newest first. Without token hashes.
+    pub fn attempts(&self, mac: Option<Mac>, limit: usize) -> Vec<BootAttempt> {
+        let state = self.state();
+        state.attempts.newest(mac.map(|m| state.machines.primary(m)), limit)
+    }
+
+    /// Every change of a boot attempt from now on, as the whole record. Without token hashes. One who
+    /// reads too slowly is told how many were missed, and asks [`Provisioner::attempts`].
+    pub fn watch(&self) -> broadcast::Receiver<BootAttempt> {
+        self.0.watchers.subscribe()
+    }
+
+    /// Leases on record, by address.
+    pub fn leases(&self) -> Vec<Lease> {
+        let mut all: Vec<Lease> = self.state().leases.iter().cloned().collect();
+        all.sort_by_key(|l| l.addr);
+        all
+    }
+
+    /// Table sizes and counters.
+    pub fn stats(&self) -> Stats {
+        let (commits, commit_failures) = self.0.db.counts();
+        let state = self.state();
+        let (machines, strangers) = state.machines.counts();
+        Stats {
+            machines,
+            strangers,
+            leases: state.leases.iter().count(),
+            attempts: state.attempts.len(),
+            commits,
+            commit_failures,
+            ..state.stats.clone()
+        }
+    }
+
+    /// The boot programs.
+    pub fn nbps(&self) -> &Nbps {
+        &self.0.nbps
+    }
+
+    /// The images.
+    pub fn images(&self) -> &ImageStore {
+        &self.0.images
+    }
+
+    /// Waits until everything that happened so far is on disk.
+    pub async fn saved(&self) -> Result<(), DbError> {
+        let commit = self.0.db.enqueue(Vec::new());
+        commit.await
+    }
+
+    fn now(&self) -> Millis {
+        self.0.clock.now()
+    }
+
+    /// A panic under the lock is a fault of ours that a test should find; the state is still the best
+    /// there is, and a boot server that stops answering is worse.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands on what a move changed. To be called with the lock held: that is what keeps the order on
+    /// disk the order in memory.
+    fn hand_on(&self, _locked: &MutexGuard<'_, State>, fx: Effects) -> Commit {
+        self.tell(fx.events);
+        self.0.db.enqueue(fx.changes)
+    }
+
+    fn tell(&self, events: Vec<BootAttempt>) {
+        for attempt in events {
+            // Nobody may be watching.
+            let _ = self.0.watchers.send(BootAttempt { token_hash: None, ..attempt });
+        }
+    }
+
+    #[cfg(test)]
+    fn db(&self) -> &Db {
+        &self.0.db
+    }
+}
+
+/// Random bytes from the system.
+fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Only leases and what else must survive, for tests of restarts.
+#[cfg(test)]
+fn is_lease(change: &Change) -> bool {
+    matches!(change, Change::Lease(_) | Change::LeaseGone(_))
+}

@@ -1,0 +1,246 @@
+//! The one answer: what a machine gets to boot, by which rule, and in words why.
+//!
+//! Pure. DHCP, TFTP, the script and `explain` all ask here, so that no two steps of one boot can see
+//! different answers.
+//!
+//! Precedence: the machine's pin, then the site's default, then a waiting screen. A site may say
+//! (`unknown`) that machines no operator has touched don't get the default. Rollouts and selectors
+//! will stand between pin and default, in [`assigned`].
+
+use super::Unknown;
+use crate::{
+    model::{Arch, BootClient, BootTarget, ClientKind, Digest, Image, Machine, Rule},
+    netboot::{NbpAnswer, ServerAddr, choose_nbp},
+};
+
+/// What a machine is assigned, before anybody looked whether it can boot that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// What.
+    pub target: BootTarget,
+    /// By which rule.
+    pub rule: Rule,
+    /// In words, without the image's name.
+    pub why: &'static str,
+}
+
+/// The answer to "what does this client boot now?".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootAnswer {
+    /// What the machine is assigned.
+    pub target: BootTarget,
+    /// By which rule.
+    pub rule: Rule,
+    /// The whole decision as a sentence.
+    pub why: String,
+    /// Why it is not booted although it is assigned something: then no kernel is ever named to it.
+    pub refused: Option<String>,
+    /// The image, where one is assigned and may be booted.
+    pub image: Option<Image>,
+    /// What DHCP says: an NBP, a script's URL, or no more than an address. A refused client still
+    /// gets its NBP, since the script's screen is where a person at the console reads the reason.
+    pub nbp: NbpAnswer,
+    /// [`Machine::generation`] at the time of the answer; 0 for a machine never seen.
+    pub generation: u64,
+}
+
+/// True for a machine that an operator has named, described or pinned.
+pub fn is_touched(machine: &Machine) -> bool {
+    machine.pin.is_some()
+        || machine.hostname.is_some()
+        || machine.rack.is_some()
+        || machine.nbp.is_some()
+        || !machine.labels.is_empty()
+}
+
+/// Which target, by which rule.
+pub fn assigned(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> Assignment {
+    if let Some(pin) = machine.and_then(|m| m.pin.clone()) {
+        return Assignment { target: pin, rule: Rule::Pin, why: "it is pinned" };
+    }
+    if !machine.is_some_and(is_touched) {
+        let policy = match unknown {
+            Unknown::Ignore => {
+                Some((BootTarget::Ignore, "no operator has touched it, and unknown = \"ignore\""))
+            }
+            Unknown::Discover => {
+                Some((BootTarget::Discover, "no operator has touched it, and unknown = \"discover\""))
+            }
+            Unknown::Default => None,
+        };
+        if let Some((target, why)) = policy {
+            return Assignment { target, rule: Rule::Unknown, why };
+        }
+    }
+    match default {
+        Some(target) => Assignment {
+            target: target.clone(),
+            rule: Rule::Default,
+            why: "it has no pin, and this is the site's default",
+        },
+        None => Assignment {
+            target: BootTarget::Discover,
+            rule: Rule::Unknown,
+            why: "it has no pin, and the site has no default",
+        },
+    }
+}
+
+/// Answers. `find` looks an image up in the store.
+pub fn boot_answer(
+    client: &BootClient,
+    machine: Option<&Machine>,
+    default: Option<&BootTarget>,
+    unknown: Unknown,
+    server: &ServerAddr,
+    find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
+) -> BootAnswer {
+    let Assignment { target, rule, why } = assigned(machine, default, unknown);
+    let nbp = choose_nbp(client, &target, machine.and_then(|m| m.nbp.as_deref()), server);
+    let (image, refused) = match &target {
+        BootTarget::Image { digest } => match checked(*digest, client, machine, find) {
+            Ok(image) => (Some(image), None),
+            Err(reason) => (None, Some(reason)),
+        },
+        BootTarget::Local | BootTarget::Ignore | BootTarget::Discover => (None, None),
+    };
+    let what = match (&target, &image) {
+        (_, Some(image)) => format!("boots {} ({})", image.manifest.tag, image.digest.short()),
+        (BootTarget::Image { digest }, None) => format!("is assigned image {}", digest.short()),
+        (BootTarget::Local, _) => "boots its own disk".to_owned(),
+        (BootTarget::Ignore, _) => "is not booted".to_owned(),
+        (BootTarget::Discover, _) => "waits at the discover screen".to_owned(),
+    };
+    let why = match &refused {
+        None => format!("{what}: {why}"),
+        Some(reason) => format!("{what} ({why}), but is not booted: {reason}"),
+    };
+    let generation = machine.map_or(0, |m| m.generation);
+    BootAnswer { target, rule, why, refused, image, nbp, generation }
+}
+
+/// The image, if it is there and runs on this machine.
+fn checked(
+    digest: Digest,
+    client: &BootClient,
+    machine: Option<&Machine>,
+    find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
+) -> Result<Image, String> {
+    let image = find(digest)?.ok_or_else(|| {
+        format!("image {} is not in the store: import it again, or pin another", digest.short())
+    })?;
+    match arch_of(client, machine)? {
+        Some(arch) if arch != image.manifest.arch => Err(format!(
+            "image {} is for {}, and this machine's firmware starts {arch}: pin an image for {arch}",
+            image.manifest.tag, image.manifest.arch
+        )),
+        _ => Ok(image),
+    }
+}
+
+/// What kernels the machine runs, by what it says now, else by what it said at its last boot. `None`
+/// where it never said.
+fn arch_of(client: &BootClient, machine: Option<&Machine>) -> Result<Option<Arch>, String> {
+    if client.kind == ClientKind::RaspberryPi {
+        // It says 0 (PC BIOS) in option 93.
+        return Ok(Some(Arch::Aarch64));
+    }
+    match client.arch {
+        Some(firmware) => match firmware.arch() {
+            Some(arch) => Ok(Some(arch)),
+            None => Err(format!("its firmware ({firmware:?}) starts no 64-bit kernel")),
+        },
+        None => Ok(machine.and_then(|m| m.arch)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+    use crate::{
+        model::{BootMethod, ClientArch, Mac},
+        provisioner::testing::{image, server},
+    };
+
+    fn client(arch: ClientArch) -> BootClient {
+        BootClient {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            kind: ClientKind::Firmware(BootMethod::Pxe),
+            arch: Some(arch),
+            uuid: None,
+            hostname: None,
+        }
+    }
+
+    fn ask(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> BootAnswer {
+        let web = image("web:1", Arch::X86_64);
+        let find = |d: Digest| Ok((d == web.digest).then(|| web.clone()));
+        boot_answer(&client(ClientArch::UefiX64), machine, default, unknown, &server(), &find)
+    }
+
+    fn web() -> BootTarget {
+        BootTarget::Image { digest: image("web:1", Arch::X86_64).digest }
+    }
+
+    #[test]
+    fn a_pin_goes_before_the_default_and_the_default_before_the_waiting_screen() {
+        let mut m = Machine::new(Mac([2, 0, 0, 0, 0, 1]), 0);
+        let got = ask(Some(&m), None, Unknown::Default);
+        assert_eq!((got.target, got.rule), (BootTarget::Discover, Rule::Unknown));
+        let got = ask(Some(&m), Some(&BootTarget::Local), Unknown::Default);
+        assert_eq!((got.target, got.rule), (BootTarget::Local, Rule::Default));
+        m.pin = Some(web());
+        let got = ask(Some(&m), Some(&BootTarget::Local), Unknown::Ignore);
+        assert_eq!((got.target, got.rule), (web(), Rule::Pin));
+        assert_eq!(got.why, format!("boots web:1 ({}): it is pinned", got.image.unwrap().digest.short()));
+    }
+
+    #[test]
+    fn strangers_get_what_the_site_says_and_a_touched_machine_the_default() {
+        let mut m = Machine::new(Mac([2, 0, 0, 0, 0, 1]), 0);
+        let default = web();
+        for (unknown, target) in
+            [(Unknown::Ignore, BootTarget::Ignore), (Unknown::Discover, BootTarget::Discover)]
+        {
+            for stranger in [None, Some(&m)] {
+                let got = ask(stranger, Some(&default), unknown);
+                assert_eq!((got.target, got.rule), (target.clone(), Rule::Unknown));
+            }
+        }
+        assert_eq!(ask(None, Some(&default), Unknown::Ignore).nbp, NbpAnswer::AddressOnly);
+        m.rack = Some("r1".into());
+        let got = ask(Some(&m), Some(&default), Unknown::Ignore);
+        assert_eq!((got.target, got.rule), (default, Rule::Default));
+    }
+
+    #[test]
+    fn a_missing_image_and_a_wrong_arch_fail_closed_with_a_reason() {
+        let gone = BootTarget::Image { digest: Digest::of(b"gone") };
+        let got = ask(None, Some(&gone), Unknown::Default);
+        assert_eq!(got.image, None);
+        assert!(got.refused.as_deref().unwrap().contains("not in the store"), "{got:?}");
+        assert!(got.why.contains("but is not booted"), "{}", got.why);
+
+        let arm = image("arm:1", Arch::Aarch64);
+        let find = |_| Ok(Some(arm.clone()));
+        let target = BootTarget::Image { digest: arm.digest };
+        let ask = |c: &BootClient| boot_answer(c, None, Some(&target), Unknown::Default, &server(), &find);
+        let got = ask(&client(ClientArch::UefiX64));
+        assert_eq!(got.image, None);
+        let reason = got.refused.unwrap();
+        assert!(reason.contains("arm:1 is for aarch64") && reason.contains("x86_64"), "{reason}");
+        assert!(ask(&client(ClientArch::UefiArm64)).image.is_some());
+        assert!(ask(&client(ClientArch::UefiIa32)).refused.unwrap().contains("no 64-bit kernel"));
+        let find = |_| Err("disk on fire".to_owned());
+        let got = boot_answer(
+            &client(ClientArch::UefiX64),
+            None,
+            Some(&target),
+            Unknown::Default,
+            &server(),
+            &find,
+        );
+        assert_eq!((got.image, got.refused.as_deref()), (None, Some("disk on fire")));
+    }
+}

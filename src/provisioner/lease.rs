@@ -1,0 +1,114 @@
+//! DHCP: the answer to a packet, given back when what it promises is on disk.
+
+use super::{Provisioner, answer::is_touched, random, state::Effects};
+use crate::{
+    dhcp::{self, Action, MessageType, ReplyKind},
+    model::{AttemptId, BootTarget, ClientKind, Stage, Verdict},
+    netboot::NbpAnswer,
+};
+
+impl Provisioner {
+    /// Answers a DHCP packet. An ACK comes back only after its lease is on disk (RFC 2131 section
+    /// 3.1, point 4: the server commits the binding first); if it can't be written, nothing is
+    /// answered and the client asks again. An offer promises nothing and does not wait.
+    pub async fn dhcp(&self, link: &dhcp::Link, req: &dhcp::Request, probed: Option<dhcp::Probed>) -> Action {
+        let (action, commit) = self.dhcp_locked(link, req, probed);
+        let promises = matches!(&action, Action::Reply(reply) if reply.kind == ReplyKind::Ack);
+        if promises && commit.await.is_err() {
+            // The store logged it, at a bounded rate.
+            self.state().stats.not_saved += 1;
+            return Action::Silent(dhcp::Reason::Unexpected);
+        }
+        action
+    }
+
+    fn dhcp_locked(
+        &self,
+        link: &dhcp::Link,
+        req: &dhcp::Request,
+        probed: Option<dhcp::Probed>,
+    ) -> (Action, crate::store::db::Commit) {
+        let client = req.boot_client();
+        let now = self.now();
+        let fresh_id = random().map(u64::from_ne_bytes);
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+
+        if link.mode != dhcp::Mode::Off {
+            state.seen(&client, now, &mut fx);
+        }
+        let answer = state.answer(&self.0.images, &client, &link.server);
+        // Known are machines that once booted from us, or that an operator touched: strangers can't
+        // make themselves known by asking for addresses.
+        let known = state
+            .machines
+            .get(client.mac)
+            .is_some_and(|m| is_touched(m) || m.running.is_some() || m.last_healthy.is_some());
+        let outcome =
+            dhcp::respond(&state.site, &mut state.leases, link, req, &answer.nbp, known, probed, now);
+        fx.changes.extend(outcome.changes);
+
+        let boots = !matches!(client.kind, ClientKind::Other)
+            && link.mode != dhcp::Mode::Off
+            && answer.target != BootTarget::Ignore;
+        let discover = req.message_type() == Some(MessageType::Discover);
+        let asks = discover || req.message_type() == Some(MessageType::Request);
+        let attempt = match fresh_id {
+            Ok(id) if asks && link.mode != dhcp::Mode::Off && (boots || client.kind == ClientKind::Other) => {
+                state.attempt_of(&client, discover, AttemptId(id), now, &mut fx)
+            }
+            _ => None,
+        };
+        if let Action::Reply(reply) = &outcome.action {
+            let stage = match reply.kind {
+                ReplyKind::Offer => Some(Stage::Offer),
+                ReplyKind::Ack => Some(Stage::Ack),
+                ReplyKind::Nak => None,
+            };
+            // On port 4011 the client already has an address, from another server.
+            let addr = [reply.yiaddr, req.ciaddr()].into_iter().find(|a| !a.is_unspecified());
+            if boots && stage == Some(Stage::Ack) && !reply.yiaddr.is_unspecified() {
+                state.keep(client.mac, &mut fx);
+            }
+            if let (true, Some(id), Some(stage)) = (boots, attempt, stage) {
+                state.record(id, stage, addr.map(|a| a.to_string()), now, &mut fx);
+                state.update(id, &mut fx, |t| {
+                    let changed = stage == Stage::Ack && addr.is_some() && t.attempt.addr != addr;
+                    if changed {
+                        t.attempt.addr = addr;
+                    }
+                    changed
+                });
+            }
+            match reply.kind {
+                ReplyKind::Offer => state.stats.offers += 1,
+                ReplyKind::Ack => state.stats.acks += 1,
+                ReplyKind::Nak => state.stats.naks += 1,
+            }
+        }
+        if let Action::Silent(reason) = outcome.action {
+            *state.stats.silent.entry(reason.to_string()).or_default() += 1;
+        }
+        // Nothing more will be seen of a machine that is told no boot program.
+        if let Some(id) = attempt.filter(|_| boots && answer.nbp == NbpAnswer::AddressOnly) {
+            let verdict = match (&answer.target, &answer.refused) {
+                (BootTarget::Local, _) => Some(Verdict::Local),
+                (_, Some(reason)) => Some(Verdict::Failed { reason: reason.clone() }),
+                _ => None,
+            };
+            state.update(id, &mut fx, |t| {
+                t.attempt.rule = Some(answer.rule.clone());
+                match verdict {
+                    Some(v) if t.attempt.verdict == Verdict::Running => {
+                        t.attempt.verdict = v;
+                        true
+                    }
+                    _ => false,
+                }
+            });
+        }
+        let commit = self.hand_on(&locked, fx);
+        (outcome.action, commit)
+    }
+}

@@ -1,0 +1,118 @@
+//! What a booting machine says, and what is seen of its downloads.
+
+use super::{Provisioner, Report, ReportError, attempts::tidy, state::Effects};
+use crate::model::{AttemptId, BootAttempt, Digest, Millis, Stage, Verdict};
+
+/// A token is dead this long after its script, whatever became of the boot.
+const TOKEN_LIFE: Millis = 24 * 3_600 * 1_000;
+
+impl Provisioner {
+    /// A machine reports, with its boot's token. Each stage is taken once; what is said again is
+    /// refused as [`ReportError::Already`] and changes nothing, so that a lost answer can be retried.
+    /// The token dies with `healthy` or a failure.
+    pub async fn report(&self, token: &str, report: Report) -> Result<(), ReportError> {
+        let done = self.report_locked(token, report);
+        let commit = match done {
+            Ok(commit) => commit,
+            Err(e) => {
+                self.state().stats.reports_refused += 1;
+                return Err(e);
+            }
+        };
+        commit.await?;
+        self.state().stats.reports += 1;
+        Ok(())
+    }
+
+    fn report_locked(&self, token: &str, report: Report) -> Result<crate::store::db::Commit, ReportError> {
+        // Looked up by hash, so that how long it takes tells nothing of a token.
+        let hash = Digest::of(token.as_bytes());
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        let tracked = state.attempts.by_token(hash).ok_or(ReportError::UnknownToken)?;
+        let (id, mac, image) = (tracked.attempt.id, tracked.attempt.mac, tracked.attempt.image);
+        accepts(&tracked.attempt, &report, now)?;
+        match report {
+            Report::Stage { stage, detail } => {
+                let detail = detail.map(|d| tidy(&d)).filter(|d| !d.is_empty());
+                state.record(id, stage, detail, now, &mut fx);
+                if stage == Stage::Healthy
+                    && let Some(machine) = state.machines.get(mac)
+                {
+                    let mut machine = machine.clone();
+                    machine.last_healthy = image;
+                    machine.last_seen = now;
+                    state.put(machine, &mut fx);
+                }
+            }
+            Report::Failed { failed } => {
+                let reason = match tidy(&failed) {
+                    empty if empty.is_empty() => "it gave no reason".to_owned(),
+                    reason => reason,
+                };
+                state.update(id, &mut fx, |t| {
+                    t.attempt.verdict = Verdict::Failed { reason };
+                    t.heard = now;
+                    true
+                });
+            }
+        }
+        Ok(self.hand_on(&locked, fx))
+    }
+
+    /// A blob was sent to a machine in this boot, whole or a part of it.
+    pub async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
+        let Some(image) = self.state().attempts.get(boot).and_then(|t| t.attempt.image) else { return };
+        let Ok(Some(image)) = self.0.images.get(image) else { return };
+        let stage = match &image.manifest {
+            m if m.kernel.digest == digest => Some(Stage::Kernel),
+            // Loaders fetch them in order: the last one is all of them.
+            m if m.initramfs.last().is_some_and(|b| b.digest == digest) => Some(Stage::Initramfs),
+            _ => None,
+        };
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        state.update(boot, &mut fx, |t| {
+            t.heard = now;
+            t.moved = now;
+            let revived = matches!(t.attempt.verdict, Verdict::Stuck { .. });
+            if revived {
+                t.attempt.verdict = Verdict::Running;
+            }
+            revived
+        });
+        if let Some(stage) = stage.filter(|_| complete) {
+            state.record(boot, stage, None, now, &mut fx);
+        }
+        drop(self.hand_on(&locked, fx));
+    }
+}
+
+fn accepts(attempt: &BootAttempt, report: &Report, now: Millis) -> Result<(), ReportError> {
+    match report {
+        Report::Stage { stage, .. } if *stage < Stage::Init => {
+            return Err(ReportError::NotReportable(*stage));
+        }
+        Report::Stage { stage, .. } if attempt.stages.iter().any(|s| s.stage == *stage) => {
+            return Err(ReportError::Already);
+        }
+        Report::Failed { .. } if matches!(attempt.verdict, Verdict::Failed { .. }) => {
+            return Err(ReportError::Already);
+        }
+        Report::Stage { .. } | Report::Failed { .. } => {}
+    }
+    let given = attempt.stages.iter().find(|s| s.stage == Stage::Script).map_or(now, |s| s.at);
+    match attempt.verdict {
+        Verdict::Healthy => Err(ReportError::DeadToken("reported healthy")),
+        Verdict::Failed { .. } => Err(ReportError::DeadToken("failed")),
+        Verdict::Superseded => Err(ReportError::DeadToken("been followed by another one")),
+        _ if now.saturating_sub(given) >= TOKEN_LIFE => {
+            Err(ReportError::DeadToken("begun more than a day ago"))
+        }
+        Verdict::Running | Verdict::Stuck { .. } | Verdict::Local => Ok(()),
+    }
+}

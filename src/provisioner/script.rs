@@ -1,0 +1,208 @@
+//! The per-machine boot script: the moment when a boot's target is fixed.
+
+use super::{
+    Provisioner, ScriptError, ScriptQuery, random,
+    state::{Effects, State},
+};
+use crate::{
+    model::{
+        AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image, IpxeFeatures, Mac, Millis,
+        Stage, Verdict,
+    },
+    netboot::{ScriptInput, ScriptTarget, ServerAddr, boot_script},
+};
+use std::net::Ipv4Addr;
+
+const MINUTE: Millis = 60_000;
+
+impl Provisioner {
+    /// The script for the machine that asks from `peer`. It carries this boot's attempt and a new
+    /// one-time token, of which only the SHA-256 is kept; attempt, target and generation are on disk
+    /// before it is given out. A machine that can't be booted gets a script that says why.
+    pub async fn script(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        query: ScriptQuery,
+    ) -> Result<String, ScriptError> {
+        let mac: Mac = match query.mac.parse::<Mac>() {
+            Ok(mac) if mac.is_usable() => mac,
+            _ => return Err(ScriptError::BadMac(query.mac.chars().take(40).collect())),
+        };
+        let no_random = |e: getrandom::Error| ScriptError::NoRandomness(e.to_string());
+        let token = Digest(random().map_err(no_random)?).to_string();
+        let fresh = AttemptId(u64::from_ne_bytes(random().map_err(no_random)?));
+        let client = BootClient {
+            mac,
+            kind: ClientKind::Ipxe(IpxeFeatures { http: true, efi: query.platform == "efi", ours: false }),
+            arch: firmware(&query),
+            uuid: None,
+            hostname: None,
+        };
+        let (script, commit) = self.script_locked(server, peer, &query, &client, &token, fresh)?;
+        commit.await?;
+        Ok(script)
+    }
+
+    fn script_locked(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        query: &ScriptQuery,
+        client: &BootClient,
+        token: &str,
+        fresh: AttemptId,
+    ) -> Result<(String, crate::store::db::Commit), ScriptError> {
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        rate(state, client.mac, now)?;
+        state.seen(client, now, &mut fx);
+        let mut answer = state.answer(&self.0.images, client, &server);
+        if answer.target != BootTarget::Ignore && !state.keep(client.mac, &mut fx) {
+            return Err(ScriptError::TableFull(state.machines.counts().0));
+        }
+        let primary = state.machines.primary(client.mac);
+        let Some(mut machine) = state.machines.get(primary).cloned() else {
+            return Err(ScriptError::BadMac(client.mac.to_string()));
+        };
+        let before = machine.clone();
+        State::describe(&mut machine, query);
+
+        if let Some(reason) = answer.image.as_ref().and_then(|image| self.missing_blob(image)) {
+            answer.refused = Some(reason);
+            answer.image = None;
+        }
+        let latest = state.attempts.latest(primary).map(|t| &t.attempt);
+        let same = latest.filter(|a| belongs(a, answer.image.as_ref())).map(|a| a.id);
+        let id = same.unwrap_or(fresh);
+        let input = |target| ScriptInput {
+            server,
+            machine: &machine,
+            mac: client.mac,
+            target,
+            attempt: id,
+            token,
+            generation: answer.generation,
+        };
+        let script = match (&answer.image, &answer.refused, &answer.target) {
+            (Some(image), ..) => match boot_script(&input(ScriptTarget::Image(image))) {
+                Ok(script) => script,
+                Err(e) => {
+                    // Not ours to hide: the machine's console says it, and the attempt.
+                    let reason = e.to_string();
+                    let script = boot_script(&input(ScriptTarget::Refused { reason: &reason }))?;
+                    answer.refused = Some(reason);
+                    answer.image = None;
+                    script
+                }
+            },
+            (None, Some(reason), _) => boot_script(&input(ScriptTarget::Refused { reason }))?,
+            (None, None, BootTarget::Local) => boot_script(&input(ScriptTarget::Local))?,
+            (None, None, BootTarget::Discover) => boot_script(&input(ScriptTarget::Discover))?,
+            (None, None, BootTarget::Ignore | BootTarget::Image { .. }) => {
+                boot_script(&input(ScriptTarget::Ignore))?
+            }
+        };
+        state.stats.scripts += 1;
+        if answer.target == BootTarget::Ignore {
+            let commit = self.hand_on(&locked, fx);
+            return Ok((script, commit));
+        }
+
+        if same.is_none() {
+            state.begin(primary, id, Stage::Script, client.arch, false, now, &mut fx);
+        }
+        let detail = match (&answer.image, &answer.refused) {
+            (Some(image), _) => image.manifest.tag.to_string(),
+            (None, Some(_)) => "refused".to_owned(),
+            (None, None) => answer.target.to_string(),
+        };
+        state.record(id, Stage::Script, Some(detail), now, &mut fx);
+        state.update(id, &mut fx, |t| {
+            let a = &mut t.attempt;
+            let old = a.clone();
+            a.image = answer.image.as_ref().map(|i| i.digest);
+            a.rule = Some(answer.rule.clone());
+            a.generation = answer.generation;
+            a.addr = Some(peer).filter(|p| !p.is_unspecified()).or(a.addr);
+            a.firmware = a.firmware.or(client.arch);
+            a.token_hash = a.image.map(|_| Digest::of(token.as_bytes()));
+            a.verdict = match (&answer.refused, &answer.target) {
+                (Some(reason), _) => Verdict::Failed { reason: reason.clone() },
+                (None, BootTarget::Local) => Verdict::Local,
+                (None, _) => Verdict::Running,
+            };
+            t.native = answer.image.as_ref().is_some_and(|i| i.manifest.native);
+            t.heard = now;
+            t.moved = now;
+            *a != old
+        });
+        if let Some(image) = &answer.image {
+            machine.running = Some(image.digest);
+        }
+        if machine != before {
+            state.put(machine, &mut fx);
+        }
+        let commit = self.hand_on(&locked, fx);
+        Ok((script, commit))
+    }
+
+    /// Why an image's blobs are not all there, at their full length.
+    fn missing_blob(&self, image: &Image) -> Option<String> {
+        let broken = |digest| match self.0.images.blob(digest) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(format!("blob {} is missing", digest.short())),
+            Err(e) => Some(e.to_string()),
+        };
+        let why = image.manifest.blobs().find_map(|b| broken(b.digest))?;
+        Some(format!("image {} is damaged in the store: {why}", image.manifest.tag))
+    }
+}
+
+/// True where a script request goes on with the latest attempt: the first one of it, or the same
+/// again. One that has gone further, or is over, or had another target, is another boot.
+fn belongs(latest: &crate::model::BootAttempt, image: Option<&Image>) -> bool {
+    let open = match latest.verdict {
+        Verdict::Running | Verdict::Stuck { .. } => true,
+        // Still at the screen that says why.
+        Verdict::Failed { .. } => image.is_none(),
+        Verdict::Local => image.is_none(),
+        Verdict::Healthy | Verdict::Superseded => false,
+    };
+    let same = match latest.reached() {
+        Some(Stage::Script) => latest.image == image.map(|i| i.digest),
+        Some(stage) => stage < Stage::Script,
+        None => true,
+    };
+    open && same
+}
+
+fn rate(state: &mut State, mac: Mac, now: Millis) -> Result<(), ScriptError> {
+    let (since, given) = &mut state.script_rate;
+    if now.saturating_sub(*since) >= MINUTE || given.len() > 100_000 {
+        *since = now;
+        given.clear();
+    }
+    let count = given.entry(mac).or_default();
+    *count += 1;
+    match *count > state.bounds.scripts_per_minute {
+        true => Err(ScriptError::TooMany(mac)),
+        false => Ok(()),
+    }
+}
+
+/// The firmware under an iPXE, from its `${platform}` and `${buildarch}`.
+fn firmware(query: &ScriptQuery) -> Option<ClientArch> {
+    Some(match (query.platform.as_str(), query.buildarch.as_str()) {
+        ("pcbios", _) => ClientArch::Bios,
+        ("efi", "x86_64") => ClientArch::UefiX64,
+        ("efi", "i386") => ClientArch::UefiIa32,
+        ("efi", "arm64") => ClientArch::UefiArm64,
+        ("efi", "arm32") => ClientArch::UefiArm32,
+        ("efi", "riscv64") => ClientArch::UefiRiscv64,
+        ("efi", "loong64") => ClientArch::UefiLoong64,
+        _ => return None,
+    })
+}

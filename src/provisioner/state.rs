@@ -1,0 +1,248 @@
+//! All state behind the provisioner's one lock, and the moves that several entries share.
+//!
+//! Nothing here waits. A move changes memory and notes what the store and the watchers must be told
+//! in [`Effects`], which the entry hands on before it lets go of the lock: so the order on disk is the
+//! order in memory.
+
+use super::{
+    Bounds, Options, ScriptQuery, Stats, Unknown,
+    answer::{BootAnswer, boot_answer},
+    attempt_table::{Attempts, Tracked},
+    attempts::{self, Step},
+    machines::Machines,
+};
+use crate::{
+    dhcp,
+    model::{
+        AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, Mac, Machine, Millis,
+        Stage,
+    },
+    netboot::ServerAddr,
+    store::ImageStore,
+};
+use std::collections::HashMap;
+
+/// A machine's `last_seen` is as coarse as this, so that a packet is not a write.
+const SEEN_EVERY: Millis = 60_000;
+
+pub(super) struct State {
+    pub site: dhcp::Site,
+    pub unknown: Unknown,
+    pub bounds: Bounds,
+    pub machines: Machines,
+    pub leases: dhcp::Leases,
+    pub attempts: Attempts,
+    pub default: Option<BootTarget>,
+    pub stats: Stats,
+    /// Scripts given within the minute that began at the first number.
+    pub script_rate: (Millis, HashMap<Mac, u32>),
+}
+
+/// What a move changed.
+#[derive(Default)]
+pub(super) struct Effects {
+    pub changes: Vec<Change>,
+    pub events: Vec<BootAttempt>,
+}
+
+impl State {
+    pub fn new(options: Options, machines: Vec<Machine>, default: Option<BootTarget>) -> State {
+        State {
+            leases: dhcp::Leases::new(options.site.bounds),
+            machines: Machines::new(options.bounds, machines),
+            attempts: Attempts::new(options.bounds),
+            site: options.site,
+            unknown: options.unknown,
+            bounds: options.bounds,
+            default,
+            stats: Stats::default(),
+            script_rate: (0, HashMap::new()),
+        }
+    }
+
+    /// The one answer.
+    pub fn answer(&self, images: &ImageStore, client: &BootClient, server: &ServerAddr) -> BootAnswer {
+        // One `stat` for an image that was asked for before: fit to be done under the lock.
+        let find = |digest| images.get(digest).map_err(|e| e.to_string());
+        boot_answer(client, self.machines.get(client.mac), self.default.as_ref(), self.unknown, server, &find)
+    }
+
+    /// A machine was heard of: it appears, or what it says of itself is noted. An operating system's
+    /// DHCP makes no machine appear.
+    pub fn seen(&mut self, client: &BootClient, now: Millis, fx: &mut Effects) {
+        let boots = !matches!(client.kind, ClientKind::Other);
+        let known = self.machines.is_known(client.mac);
+        let (mut machine, new) = match self.machines.get(client.mac) {
+            Some(machine) => (machine.clone(), false),
+            None if boots => (Machine::new(client.mac, now), true),
+            None => return,
+        };
+        let before = machine.clone();
+        if now.saturating_sub(machine.last_seen) >= SEEN_EVERY {
+            machine.last_seen = now;
+        }
+        if boots {
+            if let Some(uuid) = client.uuid.filter(|_| machine.uuid.is_none()) {
+                machine.uuid = Some(uuid.iter().map(|b| format!("{b:02x}")).collect());
+            }
+            if let Some(firmware) = client.arch.filter(|_| client.kind != ClientKind::Init) {
+                machine.firmware = Some(firmware);
+                machine.arch = firmware.arch().or(machine.arch);
+            }
+        }
+        if known {
+            if machine != before {
+                self.put(machine, fx);
+            }
+        } else if new || boots {
+            let gone = self.machines.put_stranger(machine);
+            if let Some(gone) = gone {
+                self.attempts.forget(gone);
+            }
+        }
+    }
+
+    /// Changes a machine on record, in memory and for the store.
+    pub fn put(&mut self, machine: Machine, fx: &mut Effects) {
+        fx.changes.push(Change::Machine(machine.clone()));
+        self.machines.put(machine);
+    }
+
+    /// A stranger comes on record, with its attempts: it got an address, or a script, or an operator
+    /// touched it. False where the table is full.
+    pub fn keep(&mut self, mac: Mac, fx: &mut Effects) -> bool {
+        if self.machines.is_known(mac) {
+            return true;
+        }
+        let Some(machine) = self.machines.get(mac).cloned() else { return false };
+        if !self.machines.has_room() {
+            self.stats.table_full += 1;
+            return false;
+        }
+        let mac = machine.mac;
+        self.put(machine, fx);
+        fx.changes.extend(self.attempts.keep(mac));
+        true
+    }
+
+    /// Forgets a machine and its attempts. Its leases stay: they are promises to whoever holds them.
+    pub fn forget(&mut self, mac: Mac, fx: &mut Effects) {
+        fx.changes.extend(self.attempts.forget(mac));
+        if self.machines.is_known(mac) {
+            fx.changes.push(Change::MachineGone(mac));
+        }
+        self.machines.remove(mac);
+    }
+
+    /// The attempt that a DHCP packet belongs to, begun if it is the first one of a power-on.
+    pub fn attempt_of(
+        &mut self,
+        client: &BootClient,
+        discover: bool,
+        id: AttemptId,
+        now: Millis,
+        fx: &mut Effects,
+    ) -> Option<AttemptId> {
+        let mac = self.machines.primary(client.mac);
+        let latest = self.attempts.latest(mac);
+        match attempts::step(latest.map(Tracked::latest), client.kind, discover, now) {
+            Step::Nothing => None,
+            Step::Continue => {
+                let id = latest?.attempt.id;
+                self.attempts.update(id, |t| {
+                    t.heard = now;
+                    false
+                });
+                Some(id)
+            }
+            Step::Begin => {
+                let by_firmware = !matches!(client.kind, ClientKind::Ipxe(_));
+                self.begin(mac, id, Stage::Discover, client.arch, by_firmware, now, fx);
+                Some(id)
+            }
+        }
+    }
+
+    /// Begins an attempt at `stage`; one under way is superseded.
+    #[allow(clippy::too_many_arguments)]
+    pub fn begin(
+        &mut self,
+        mac: Mac,
+        id: AttemptId,
+        stage: Stage,
+        firmware: Option<ClientArch>,
+        by_firmware: bool,
+        now: Millis,
+        fx: &mut Effects,
+    ) {
+        if let Some(old) = self.attempts.latest(mac).map(|t| t.attempt.id) {
+            self.update(old, fx, |t| attempts::supersede(&mut t.attempt));
+        }
+        let mut attempt = BootAttempt::new(id, mac);
+        attempt.firmware = firmware;
+        attempts::record(&mut attempt, stage, now, None);
+        let kept = self.machines.is_known(mac);
+        if !kept {
+            // One is enough of a stranger: attempts of machines on record must not make room for more.
+            self.attempts.forget(mac);
+        } else {
+            fx.changes.push(Change::Attempt(attempt.clone()));
+        }
+        fx.events.push(attempt.clone());
+        let tracked =
+            Tracked { heard: now, moved: now, began: now, by_firmware, native: true, kept, attempt };
+        fx.changes.extend(self.attempts.add(tracked));
+    }
+
+    /// Changes an attempt, for memory, store and watchers.
+    pub fn update(&mut self, id: AttemptId, fx: &mut Effects, change: impl FnOnce(&mut Tracked) -> bool) {
+        if let Some((kept, attempt)) = self.attempts.update(id, change) {
+            if kept {
+                fx.changes.push(Change::Attempt(attempt.clone()));
+            }
+            fx.events.push(attempt);
+        }
+    }
+
+    /// Records a stage.
+    pub fn record(
+        &mut self,
+        id: AttemptId,
+        stage: Stage,
+        detail: Option<String>,
+        now: Millis,
+        fx: &mut Effects,
+    ) {
+        self.update(id, fx, |t| {
+            t.heard = now;
+            let new = attempts::record(&mut t.attempt, stage, now, detail);
+            if new {
+                t.moved = now;
+            }
+            new
+        });
+    }
+
+    /// The machine that uses an address now.
+    pub fn mac_at(&self, addr: std::net::Ipv4Addr) -> Option<Mac> {
+        let by_lease = self.leases.by_addr(addr).map(|l| l.mac);
+        let by_attempt = || self.attempts.by_addr(addr).map(|t| t.attempt.mac);
+        by_lease.or_else(by_attempt).map(|mac| self.machines.primary(mac))
+    }
+
+    /// Notes what a machine's iPXE says of itself.
+    pub fn describe(machine: &mut Machine, query: &ScriptQuery) {
+        let set = |field: &mut Option<String>, said: &str| {
+            let said: String = attempts::tidy(said).chars().take(128).collect();
+            if !said.is_empty() {
+                *field = Some(said);
+            }
+        };
+        set(&mut machine.serial, &query.serial);
+        set(&mut machine.product, &format!("{} {}", query.manufacturer, query.product));
+        if machine.uuid.is_none() {
+            let hex: String = query.uuid.chars().filter(char::is_ascii_hexdigit).collect();
+            machine.uuid = (hex.len() == 32).then(|| hex.to_ascii_lowercase());
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What happens because nothing happens.
+
+use super::{Provisioner, answer::is_touched, attempts, state::Effects};
+use crate::{
+    model::{Mac, Millis},
+    netboot::likely_cause,
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A machine on record that no operator touched, that never got a script and that was not heard of
+/// for this long was a visitor: it is forgotten.
+const VISITOR: Millis = 7 * 24 * 3_600 * 1_000;
+
+impl Provisioner {
+    /// Ticks once a second until `shutdown` says true or its sender is gone.
+    pub async fn run_ticker(self, mut shutdown: watch::Receiver<bool>) {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks: u64 = 0;
+        loop {
+            tokio::select! {
+                _ = every.tick() => {}
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+            self.tick();
+            if ticks.is_multiple_of(3_600) {
+                self.forget_visitors();
+            }
+            ticks = ticks.wrapping_add(1);
+        }
+    }
+
+    /// Marks the attempts that are stuck by now.
+    pub fn tick(&self) {
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        for id in state.attempts.running() {
+            state.update(id, &mut fx, |t| {
+                attempts::check(&mut t.attempt, t.moved, t.native, now, &likely_cause)
+            });
+        }
+        for attempt in &fx.events {
+            tracing::warn!(mac = %attempt.mac, stage = ?attempt.reached(), "boot is stuck");
+        }
+        drop(self.hand_on(&locked, fx));
+    }
+
+    /// Forgets machines that only passed by, so that they don't fill the table for good.
+    pub fn forget_visitors(&self) {
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        let gone: Vec<Mac> = state
+            .machines
+            .iter_known()
+            .filter(|m| !is_touched(m) && m.running.is_none() && m.last_healthy.is_none())
+            .filter(|m| now.saturating_sub(m.last_seen) >= VISITOR)
+            .map(|m| m.mac)
+            .collect();
+        for mac in gone {
+            state.forget(mac, &mut fx);
+        }
+        drop(self.hand_on(&locked, fx));
+    }
+}
