@@ -115,6 +115,8 @@ pub enum Reason {
     AllInUse,
     /// Proxy mode, and the client does not boot from us.
     NothingToBoot,
+    /// The lease could not be made durable, so it is not promised.
+    NotSaved,
     /// Done: the lease was given back.
     Released,
     /// Done: the address is quarantined.
@@ -138,6 +140,7 @@ impl fmt::Display for Reason {
             Reason::ProbePending => "still asking whether the address is free",
             Reason::AllInUse => "every address tried is in use by another host",
             Reason::NothingToBoot => "proxy mode, and nothing to boot for this client",
+            Reason::NotSaved => "the lease could not be written to disk",
             Reason::Released => "released",
             Reason::Declined => "declined: the address is quarantined",
         })

@@ -17,7 +17,7 @@ impl Provisioner {
         if promises && commit.await.is_err() {
             // The store logged it, at a bounded rate.
             self.state().stats.not_saved += 1;
-            return Action::Silent(dhcp::Reason::Unexpected);
+            return Action::Silent(dhcp::Reason::NotSaved);
         }
         action
     }

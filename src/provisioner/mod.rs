@@ -45,7 +45,7 @@ pub use types::{
 };
 
 use crate::{
-    model::{BootAttempt, BootClient, Change, Lease, Mac, Machine, Millis},
+    model::{BootAttempt, BootClient, Lease, Mac, Machine, Millis},
     netboot::ServerAddr,
     store::{
         ImageStore, Nbps,
@@ -199,10 +199,4 @@ fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Only leases and what else must survive, for tests of restarts.
-#[cfg(test)]
-fn is_lease(change: &Change) -> bool {
-    matches!(change, Change::Lease(_) | Change::LeaseGone(_))
 }
