@@ -82,8 +82,11 @@ impl Advertiser {
                 continue;
             }
             router_until = None;
-            self.advertise(to).await?;
-            counters.advertisements.add();
+            match self.advertise(to).await {
+                Ok(()) => counters.advertisements.add(),
+                // A full queue, or a link that goes down: the next one may do.
+                Err(error) => tracing::debug!(link, %error, "a router advertisement could not be sent"),
+            }
         }
     }
 

@@ -40,6 +40,7 @@ pub(super) struct Served {
     warn_other: Seldom,
     warn_send: Seldom,
     warn_open: Seldom,
+    warn_conflict: Seldom,
 }
 
 impl Served {
@@ -53,6 +54,7 @@ impl Served {
             warn_other: Seldom::new(QUIET),
             warn_send: Seldom::new(QUIET),
             warn_open: Seldom::new(QUIET),
+            warn_conflict: Seldom::new(QUIET),
         }
     }
 
@@ -284,7 +286,10 @@ impl Work {
         match self.sockets.probe(ip, self.request.mac(), self.served.settings.probe()).await {
             Ok(Probed::InUse(ip)) => {
                 counters.probes_in_use.add();
-                tracing::warn!(interface = self.link.name, %ip, "an address of the pool is in use by a host that didn't get it here");
+                if let Some(more) = self.served.warn_conflict.due(Instant::now()) {
+                    tracing::warn!(interface = self.link.name, %ip, more,
+                        "an address of the pool is in use by a host that didn't get it here: exclude it from the pool, or have that host use DHCP");
+                }
                 Some(Probed::InUse(ip))
             }
             Ok(free) => Some(free),

@@ -36,7 +36,8 @@ pub struct InterfaceSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinkBounds {
-    /// Requests in work at once; a quarter is kept for machines that are known.
+    /// Requests in work at once; a quarter is kept for machines that are known. A new machine's first
+    /// request is in work for as long as its address is probed.
     pub in_flight: usize,
     /// Requests of unknown MACs that are looked at in a second.
     pub unknown_per_second: u32,
@@ -48,7 +49,7 @@ pub struct LinkBounds {
 
 impl Default for LinkBounds {
     fn default() -> LinkBounds {
-        LinkBounds { in_flight: 512, unknown_per_second: 500, unknown_burst: 2_000, remembered: 8_192 }
+        LinkBounds { in_flight: 4_096, unknown_per_second: 2_000, unknown_burst: 4_000, remembered: 8_192 }
     }
 }
 

@@ -100,8 +100,9 @@ impl Sockets {
                 _ => OpenError::Other { what, interface, source },
             }
         };
-        let server = udp(name, 67)?;
-        let boot_server = udp(name, 4011)?;
+        let asynchronous = |socket: Socket| UdpSocket::from_std(socket.into());
+        let server = asynchronous(udp(name, 67)?).map_err(failed("UDP port 67"))?;
+        let boot_server = asynchronous(udp(name, 4011)?).map_err(failed("UDP port 4011"))?;
         let (mut prober, mut frames, mut advertiser) = (None, None, None);
         if let Some(mac) = usable.interface.mac {
             if settings.probe().is_some() {
@@ -186,6 +187,20 @@ impl Sockets {
     }
 }
 
+/// What would keep DHCP from being served on an interface that exists: a taken port, a missing
+/// capability. Opens the sockets and closes them again, so it finds a server that runs here too.
+pub fn obstacles(interface: &Interface) -> Vec<OpenError> {
+    let packet = PacketSocket::open(interface.index, None).map(drop).map_err(|source| {
+        let (what, interface) = ("a packet socket".to_owned(), interface.name.clone());
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => OpenError::NotAllowed { what, interface },
+            _ => OpenError::Other { what, interface, source },
+        }
+    });
+    let ports = [67, 4011].map(|port| udp(&interface.name, port).map(drop));
+    ports.into_iter().chain([packet]).filter_map(Result::err).collect()
+}
+
 fn number(port: Port) -> u16 {
     match port {
         Port::Server67 => 67,
@@ -195,7 +210,7 @@ fn number(port: Port) -> u16 {
 
 /// A UDP socket that hears and speaks on one interface only. No SO_REUSEADDR: sockets of different
 /// devices don't clash, and sharing a port with another server would hide it and lose it packets.
-fn udp(interface: &str, port: u16) -> Result<UdpSocket, OpenError> {
+fn udp(interface: &str, port: u16) -> Result<Socket, OpenError> {
     let open = || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.bind_device(Some(interface.as_bytes()))?;
@@ -203,7 +218,7 @@ fn udp(interface: &str, port: u16) -> Result<UdpSocket, OpenError> {
         socket.set_nonblocking(true)?;
         sys::set_receive_queue(&socket, QUEUE);
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
-        UdpSocket::from_std(socket.into())
+        Ok(socket)
     };
     open().map_err(|source: io::Error| {
         let interface = interface.to_owned();
@@ -228,6 +243,11 @@ impl Usable {
             return Err(format!("is down (`ip link set {name} up` brings it up)"));
         }
         let Some((address, prefix_len)) = interface.address() else {
+            let above = |index| interfaces.iter().find(|i| Some(i.index) == index);
+            if let Some(master) = above(interface.master) {
+                let master = &master.name;
+                return Err(format!("is a part of {master}: serve {master} instead"));
+            }
             return Err(format!("has no IPv4 address (`ip addr add … dev {name}` gives it one)"));
         };
         // Whether a cable is in changes nothing about the sockets.
@@ -250,6 +270,7 @@ mod tests {
             up: true,
             carrier: true,
             loopback: false,
+            master: None,
             ipv4: vec![(Ipv4Addr::new(198, 18, 0, 1), 24)],
         }
     }
@@ -260,7 +281,10 @@ mod tests {
         let bare = Interface { ipv4: Vec::new(), ..eth1() };
         assert_eq!(Usable::of("eth0", &[eth1()]).unwrap_err(), "does not exist (there are: eth1)");
         assert!(Usable::of("eth1", &[down]).unwrap_err().starts_with("is down"));
-        assert!(Usable::of("eth1", &[bare]).unwrap_err().starts_with("has no IPv4 address"));
+        assert!(Usable::of("eth1", &[bare.clone()]).unwrap_err().starts_with("has no IPv4 address"));
+        let port = Interface { master: Some(9), ..bare };
+        let bridge = Interface { index: 9, name: "br0".to_owned(), ..eth1() };
+        assert_eq!(Usable::of("eth1", &[port, bridge]).unwrap_err(), "is a part of br0: serve br0 instead");
         assert_eq!(Usable::of("eth1", &[eth1()]).unwrap().address, Ipv4Addr::new(198, 18, 0, 1));
     }
 

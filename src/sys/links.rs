@@ -44,6 +44,8 @@ pub struct Interface {
     pub carrier: bool,
     /// The loopback interface.
     pub loopback: bool,
+    /// Index of the bridge, bond or VRF that it is a part of.
+    pub master: Option<u32>,
     /// IPv4 addresses with their prefix lengths, the kernel's primary one first.
     pub ipv4: Vec<(Ipv4Addr, u8)>,
 }
@@ -138,6 +140,7 @@ fn link(body: &[u8]) -> Option<Interface> {
         up: flags & IFF_UP != 0,
         carrier: flags & IFF_LOWER_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
+        master: None,
         ipv4: Vec::new(),
     };
     for (kind, value) in attributes(body.get(16..)?) {
@@ -145,6 +148,7 @@ fn link(body: &[u8]) -> Option<Interface> {
             1 if hardware == ARPHRD_ETHER => it.mac = value.try_into().ok().map(Mac),
             3 => it.name = String::from_utf8_lossy(value.split(|b| *b == 0).next()?).into_owned(),
             4 => it.mtu = u32_at(value, 0)?,
+            10 => it.master = u32_at(value, 0),
             _ => {}
         }
     }
