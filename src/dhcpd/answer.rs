@@ -1,6 +1,7 @@
 use crate::{
     dhcp::{Action, Link, Probed, Request},
     model::Mac,
+    provisioner::Provisioner,
 };
 
 /// Who decides what is answered: the provisioner, or a test. Cloned for every request.
@@ -14,5 +15,15 @@ pub trait Answer: Clone + Send + Sync + 'static {
     fn known(&self, mac: Mac) -> bool {
         let _ = mac;
         false
+    }
+}
+
+impl Answer for Provisioner {
+    async fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Action {
+        Provisioner::dhcp(self, link, req, probed).await
+    }
+
+    fn known(&self, mac: Mac) -> bool {
+        self.knows(mac)
     }
 }

@@ -1,20 +1,18 @@
 use crate::dhcp::Mode;
-use serde::Deserialize;
 use std::time::Duration;
 
 /// A new client waits for the address probe, so it is bounded whatever the configuration says.
 const LONGEST_PROBE_MS: u16 = 300;
 
 /// What the DHCP server serves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// One entry for each served interface; a name may be of an interface that isn't there yet.
     pub interfaces: Vec<InterfaceSettings>,
 }
 
 /// How one interface is served.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceSettings {
     /// Its name, as in `eth1`.
     pub name: String,
@@ -33,8 +31,7 @@ pub struct InterfaceSettings {
 }
 
 /// What strangers on a link may cost at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkBounds {
     /// Requests in work at once; a quarter is kept for machines that are known. A new machine's first
     /// request is in work for as long as its address is probed.

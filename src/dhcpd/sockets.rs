@@ -281,7 +281,9 @@ mod tests {
         let bare = Interface { ipv4: Vec::new(), ..eth1() };
         assert_eq!(Usable::of("eth0", &[eth1()]).unwrap_err(), "does not exist (there are: eth1)");
         assert!(Usable::of("eth1", &[down]).unwrap_err().starts_with("is down"));
-        assert!(Usable::of("eth1", std::slice::from_ref(&bare)).unwrap_err().starts_with("has no IPv4 address"));
+        assert!(
+            Usable::of("eth1", std::slice::from_ref(&bare)).unwrap_err().starts_with("has no IPv4 address")
+        );
         let port = Interface { master: Some(9), ..bare };
         let bridge = Interface { index: 9, name: "br0".to_owned(), ..eth1() };
         assert_eq!(Usable::of("eth1", &[port, bridge]).unwrap_err(), "is a part of br0: serve br0 instead");

@@ -53,6 +53,12 @@ pub fn is_touched(machine: &Machine) -> bool {
         || !machine.labels.is_empty()
 }
 
+/// A machine that once booted from us, or that an operator touched. Strangers can't make themselves
+/// known by asking for addresses.
+pub fn is_known(machine: &Machine) -> bool {
+    is_touched(machine) || machine.running.is_some() || machine.last_healthy.is_some()
+}
+
 /// Which target, by which rule.
 pub fn assigned(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> Assignment {
     if let Some(pin) = machine.and_then(|m| m.pin.clone()) {

@@ -1,9 +1,9 @@
 //! DHCP: the answer to a packet, given back when what it promises is on disk.
 
-use super::{Provisioner, answer::is_touched, random, state::Effects};
+use super::{Provisioner, answer::is_known, random, state::Effects};
 use crate::{
     dhcp::{self, Action, MessageType, ReplyKind},
-    model::{AttemptId, BootTarget, ClientKind, Stage, Verdict},
+    model::{AttemptId, BootTarget, ClientKind, Mac, Stage, Verdict},
     netboot::NbpAnswer,
 };
 
@@ -20,6 +20,11 @@ impl Provisioner {
             return Action::Silent(dhcp::Reason::NotSaved);
         }
         action
+    }
+
+    /// Whether a machine's requests pass however many strangers ask.
+    pub fn knows(&self, mac: Mac) -> bool {
+        self.state().machines.get(mac).is_some_and(is_known)
     }
 
     fn dhcp_locked(
@@ -39,12 +44,7 @@ impl Provisioner {
             state.seen(&client, now, &mut fx);
         }
         let answer = state.answer(&self.0.images, &client, &link.server);
-        // Known are machines that once booted from us, or that an operator touched: strangers can't
-        // make themselves known by asking for addresses.
-        let known = state
-            .machines
-            .get(client.mac)
-            .is_some_and(|m| is_touched(m) || m.running.is_some() || m.last_healthy.is_some());
+        let known = state.machines.get(client.mac).is_some_and(is_known);
         let outcome =
             dhcp::respond(&state.site, &mut state.leases, link, req, &answer.nbp, known, probed, now);
         fx.changes.extend(outcome.changes);
