@@ -221,3 +221,18 @@ pub fn send_udp_from(
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
+
+/// Maps a whole file for reading. For immutable files only.
+///
+/// A mapping is only as constant as its file: one that is shortened while it is mapped kills the
+/// process (SIGBUS) when the missing part is touched. Blobs are written once, made read-only, and
+/// replaced or removed by name, which leaves a mapping of the old file as it was; the caller checks
+/// their size when it opens them.
+///
+/// # Errors
+/// What `mmap` says; an empty file can't be mapped.
+pub fn map_readonly(file: &std::fs::File) -> io::Result<memmap2::Mmap> {
+    // SAFETY: the mapping is read-only and private to readers of `&[u8]`. That nobody changes the
+    // bytes beneath is the rule above, which the blob store keeps.
+    unsafe { memmap2::MmapOptions::new().map(file) }
+}

@@ -12,5 +12,5 @@ mod server;
 mod session;
 pub mod transfer;
 
-pub use files::{FileAnswer, Files, TransferOutcome};
+pub use files::Files;
 pub use server::{BindError, Counters, Server, Settings};

@@ -1,11 +1,14 @@
 use super::{
-    FileAnswer, Files, TransferOutcome,
+    Files,
     live::Ticket,
     packet::{self, Code, DATA_HEADER, Mode, Request, clean_name},
     server::Shared,
     transfer::{Step, Transfer},
 };
-use crate::netboot::ServerAddr;
+use crate::{
+    netboot::ServerAddr,
+    provisioner::{FileAnswer, TransferOutcome},
+};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},

@@ -8,10 +8,8 @@
 //!   section 4.2.3.1): it can only draw the timer nearer, once a window.
 //! * Waiting for progress is bounded, and so is the number of packets sent twice.
 
-use super::{
-    TransferOutcome,
-    packet::{self, DEFAULT_BLKSIZE, Options, Reply},
-};
+use super::packet::{self, DEFAULT_BLKSIZE, Options, Reply};
+use crate::provisioner::TransferOutcome;
 use bytes::Bytes;
 use std::{ops::RangeInclusive, time::Duration};
 

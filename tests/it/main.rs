@@ -4,5 +4,6 @@
 mod boots;
 mod boots_firmware;
 mod dhcpd;
+mod http;
 mod layers;
 mod tftp;

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use pristine::{
     lab::process::{output_within, tethered},
     netboot::ServerAddr,
-    tftpd::{FileAnswer, Files, Server, Settings, TransferOutcome},
+    provisioner::{FileAnswer, TransferOutcome},
+    tftpd::{Files, Server, Settings},
 };
 use std::{
     collections::BTreeMap,

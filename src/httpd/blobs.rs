@@ -1,0 +1,179 @@
+use super::{
+    Machines,
+    body::{Piece, PieceBody},
+    range::{Wanted, wanted},
+    router::{App, Conn, plain},
+};
+use crate::{
+    model::{AttemptId, Digest},
+    store::BlobFile,
+};
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::Response,
+};
+use serde::Deserialize;
+use std::{ops::Range, sync::Arc};
+use tokio::task::spawn_blocking;
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// Between parts: not in the parts, by all odds, and their lengths are stated anyway.
+const BOUNDARY: &str = "pristine-6f1d0b7c92e84a35";
+
+#[derive(Deserialize)]
+pub(super) struct BlobQuery {
+    /// Boot attempt that the blob is fetched for.
+    #[serde(default)]
+    boot: String,
+}
+
+/// `GET|HEAD /blobs/<hex>/<any name>`: loaders show the name, we don't care.
+pub(super) async fn named_blob<M: Machines>(
+    State(app): State<Arc<App<M>>>,
+    conn: Extension<Conn>,
+    Path((digest, _)): Path<(String, String)>,
+    query: Query<BlobQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    blob(State(app), conn, Path(digest), query, method, headers).await
+}
+
+/// `GET|HEAD /blobs/<hex>`.
+pub(super) async fn blob<M: Machines>(
+    State(app): State<Arc<App<M>>>,
+    Extension(conn): Extension<Conn>,
+    Path(digest): Path<String>,
+    Query(query): Query<BlobQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(digest) = digest.parse::<Digest>() else {
+        return plain(StatusCode::NOT_FOUND, "a blob is named by 64 hex digits, lower case\n");
+    };
+    let images = app.images.clone();
+    let opened = match spawn_blocking(move || images.blob(digest)).await {
+        Ok(Ok(Some(blob))) => blob,
+        Ok(Ok(None)) => return plain(StatusCode::NOT_FOUND, "no image has this blob\n"),
+        Ok(Err(error)) => {
+            tracing::error!(peer = %conn.peer, %error, "blob not served");
+            return plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("blob {digest} is damaged on the server\n"),
+            );
+        }
+        Err(error) => {
+            tracing::error!(peer = %conn.peer, %digest, %error, "blob not served");
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the server failed\n");
+        }
+    };
+    let etag = format!("\"{digest}\"");
+    let is_get = method == Method::GET;
+    let wanted = wanted(&headers, &etag, opened.size, is_get);
+    let boot = query.boot.parse::<AttemptId>().ok();
+    let mut response = respond(app, conn, opened, wanted, is_get, boot);
+    let fields = response.headers_mut();
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        fields.insert(header::ETAG, etag);
+    }
+    fields.insert(header::CACHE_CONTROL, IMMUTABLE);
+    fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+fn respond<M: Machines>(
+    app: Arc<App<M>>,
+    conn: Conn,
+    blob: BlobFile,
+    wanted: Wanted,
+    is_get: bool,
+    boot: Option<AttemptId>,
+) -> Response {
+    let BlobFile { digest, size, file, .. } = blob;
+    let mut response = Response::new(Body::empty());
+    let mut set = |status, kind: HeaderValue| {
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    };
+    // Only what reaches the end of the blob makes it whole at the client.
+    let mut reaches_end = false;
+    let pieces = match wanted {
+        Wanted::NotModified => {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        Wanted::PreconditionFailed => {
+            *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+            return response;
+        }
+        Wanted::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            put(&mut response, header::CONTENT_RANGE, &format!("bytes */{size}"));
+            return response;
+        }
+        Wanted::Whole => {
+            set(StatusCode::OK, OCTETS);
+            reaches_end = true;
+            vec![Piece::File(0..size)]
+        }
+        Wanted::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
+            Ok([part]) => {
+                set(StatusCode::PARTIAL_CONTENT, OCTETS);
+                put(&mut response, header::CONTENT_RANGE, &content_range(&part, size));
+                reaches_end = part.end == size;
+                vec![Piece::File(part)]
+            }
+            Err(parts) => {
+                set(StatusCode::PARTIAL_CONTENT, HeaderValue::from_static(MULTIPART));
+                multipart(parts, size)
+            }
+        },
+    };
+    let length: u64 = pieces.iter().map(Piece::len).sum();
+    put(&mut response, header::CONTENT_LENGTH, &length.to_string());
+    if !is_get {
+        return response;
+    }
+    let source = app.sources.get(digest, file, size);
+    let runtime = tokio::runtime::Handle::current();
+    let tell = boot.map(|boot| {
+        Box::new(move |delivery: super::body::Delivery| {
+            if reaches_end || !delivery.complete {
+                let told = async move { app.machines.blob_fetched(boot, digest, delivery.complete).await };
+                runtime.spawn(told);
+            }
+        }) as super::body::Tell
+    });
+    *response.body_mut() = Body::new(PieceBody::new(Some(source), pieces, conn.state, tell));
+    response
+}
+
+/// Must name [`BOUNDARY`].
+const MULTIPART: &str = "multipart/byteranges; boundary=pristine-6f1d0b7c92e84a35";
+
+fn multipart(parts: Vec<Range<u64>>, size: u64) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(parts.len() * 2 + 1);
+    for part in parts {
+        let head = format!(
+            "\r\n--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\nContent-Range: {}\r\n\r\n",
+            content_range(&part, size)
+        );
+        pieces.extend([Piece::Text(head.into()), Piece::File(part)]);
+    }
+    pieces.push(Piece::Text(format!("\r\n--{BOUNDARY}--\r\n").into()));
+    pieces
+}
+
+fn content_range(part: &Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", part.start, part.end.saturating_sub(1))
+}
+
+fn put(response: &mut Response, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}

@@ -1,0 +1,184 @@
+use super::{guard::ConnState, source::Source};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use std::{
+    collections::VecDeque,
+    future::Future as _,
+    io,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// Bytes that are handed to the socket at once.
+const SLICE: usize = 1 << 20;
+
+/// How much of a response went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Delivery {
+    /// The kernel has taken the last byte. That the client has it too is for the client to say.
+    pub(super) complete: bool,
+    /// Bytes that the kernel took, headers included.
+    pub(super) bytes: u64,
+}
+
+pub(super) type Tell = Box<dyn FnOnce(Delivery) + Send + Sync>;
+
+/// Tells once, on drop, how a response went.
+struct Receipt {
+    conn: Arc<ConnState>,
+    /// What the connection had written when the response began.
+    began: u64,
+    /// What it must have written by the end, at least; `None` until the last slice is handed over.
+    needs: Option<u64>,
+    tell: Option<Tell>,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let written = self.conn.written();
+        let complete = !self.conn.is_dead() && self.needs.is_some_and(|needs| written >= needs);
+        if let Some(tell) = self.tell.take() {
+            tell(Delivery { complete, bytes: written.saturating_sub(self.began) });
+        }
+    }
+}
+
+/// The last slice: hyper drops it when the socket has taken it, or when the connection is over.
+struct LastSlice {
+    bytes: Bytes,
+    /// Never read: its drop is what counts.
+    _receipt: Receipt,
+}
+
+impl AsRef<[u8]> for LastSlice {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A part of a response body.
+pub(super) enum Piece {
+    /// These bytes.
+    Text(Bytes),
+    /// These bytes of the source.
+    File(Range<u64>),
+}
+
+impl Piece {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Piece::Text(bytes) => bytes.len() as u64,
+            Piece::File(range) => range.end.saturating_sub(range.start),
+        }
+    }
+}
+
+/// A response body of a known length, from memory and from a blob, that loads the next window of
+/// the blob while the last one is sent.
+pub(super) struct PieceBody {
+    source: Option<Arc<Source>>,
+    pieces: VecDeque<Piece>,
+    /// Loaded and not yet handed over; belongs in front of `pieces`.
+    window: Bytes,
+    loading: Option<JoinHandle<io::Result<Bytes>>>,
+    left: u64,
+    receipt: Option<Receipt>,
+}
+
+impl PieceBody {
+    /// `tell` is called once, when the last byte has gone out or when none can any more.
+    pub(super) fn new(
+        source: Option<Arc<Source>>,
+        pieces: impl IntoIterator<Item = Piece>,
+        conn: Arc<ConnState>,
+        tell: Option<Tell>,
+    ) -> PieceBody {
+        let pieces: VecDeque<Piece> = pieces.into_iter().filter(|piece| piece.len() > 0).collect();
+        let left = pieces.iter().map(Piece::len).sum();
+        let began = conn.written();
+        let needs = (left == 0).then_some(began);
+        let receipt = Some(Receipt { conn, began, needs, tell });
+        PieceBody { source, pieces, window: Bytes::new(), loading: None, left, receipt }
+    }
+
+    /// Begins to load what follows, if it is of the source and nothing is being loaded.
+    fn load_ahead(&mut self) {
+        if let (None, Some(Piece::File(range)), Some(source)) =
+            (&self.loading, self.pieces.front(), &self.source)
+        {
+            let (source, range) = (Arc::clone(source), range.clone());
+            self.loading = Some(spawn_blocking(move || source.load(range)));
+        }
+    }
+
+    /// Takes the slice from `bytes` that is handed over next.
+    fn hand_over(&mut self, slice: Bytes) -> Frame<Bytes> {
+        let len = slice.len() as u64;
+        self.left = self.left.saturating_sub(len);
+        match self.receipt.take() {
+            Some(mut receipt) if self.left == 0 => {
+                receipt.needs = Some(receipt.conn.written() + len);
+                Frame::data(Bytes::from_owner(LastSlice { bytes: slice, _receipt: receipt }))
+            }
+            receipt => {
+                self.receipt = receipt;
+                Frame::data(slice)
+            }
+        }
+    }
+}
+
+impl Body for PieceBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        loop {
+            if !this.window.is_empty() {
+                let slice = this.window.split_to(this.window.len().min(SLICE));
+                return Poll::Ready(Some(Ok(this.hand_over(slice))));
+            }
+            match this.pieces.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Piece::Text(bytes)) => {
+                    this.window = std::mem::take(bytes);
+                    this.pieces.pop_front();
+                }
+                Some(Piece::File(_)) => {
+                    this.load_ahead();
+                    let Some(loading) = &mut this.loading else {
+                        return Poll::Ready(Some(Err(io::Error::other("a blob body without a blob"))));
+                    };
+                    let loaded = ready!(Pin::new(loading).poll(cx));
+                    this.loading = None;
+                    match loaded.map_err(io::Error::other).and_then(|window| window) {
+                        Ok(window) => this.window = window,
+                        Err(error) => return Poll::Ready(Some(Err(error))),
+                    }
+                    if let Some(Piece::File(range)) = this.pieces.front_mut() {
+                        range.start += this.window.len() as u64;
+                        if range.start >= range.end {
+                            this.pieces.pop_front();
+                        }
+                    }
+                }
+            }
+            this.load_ahead();
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

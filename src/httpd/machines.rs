@@ -1,0 +1,40 @@
+use crate::{
+    model::{AttemptId, Digest},
+    netboot::ServerAddr,
+    provisioner::{FileAnswer, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
+};
+use std::{future::Future, net::Ipv4Addr};
+
+/// Who decides what a machine gets. The provisioner; in tests, a stand-in.
+pub trait Machines: Clone + Send + Sync + 'static {
+    /// The boot file of that name, for the machine at `peer`.
+    fn file(&self, server: ServerAddr, peer: Ipv4Addr, name: &str)
+    -> impl Future<Output = FileAnswer> + Send;
+
+    /// How the transfer of a boot file ended.
+    fn file_done(
+        &self,
+        peer: Ipv4Addr,
+        name: &str,
+        outcome: TransferOutcome,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// The machine's iPXE script.
+    fn script(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        query: ScriptQuery,
+    ) -> impl Future<Output = Result<String, ScriptError>> + Send;
+
+    /// The last byte of a blob went out for this boot, or no more can.
+    fn blob_fetched(
+        &self,
+        boot: AttemptId,
+        digest: Digest,
+        complete: bool,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// What a booting machine says of itself.
+    fn report(&self, token: &str, report: Report) -> impl Future<Output = Result<(), ReportError>> + Send;
+}

@@ -1,0 +1,270 @@
+use super::{
+    Machines,
+    guard::{Guarded, Pace},
+    rate::Rate,
+    router::{App, Conn, router, tidy},
+    source::Sources,
+};
+use crate::{netboot::ServerAddr, store::ImageStore};
+use axum::{Router, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdTcpListener},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// What the HTTP server for machines serves on, and its bounds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Addresses and ports; an address may be one that the machine does not have yet.
+    pub listen: Vec<SocketAddrV4>,
+    /// Most connections at once; more wait to be accepted. Each needs a file descriptor, and one
+    /// more while it sends a blob.
+    pub max_connections: usize,
+    /// Most connections at once of one client address; more are closed at once.
+    pub max_per_peer: usize,
+    /// A request's header must be there within this time, and the next request too.
+    pub header_time: Duration,
+    /// A request's body must be there within this time.
+    pub body_time: Duration,
+    /// How slow a reader may be.
+    pub pace: Pace,
+    /// What runs when the service stops may go on for this long.
+    pub grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            listen: Vec::new(),
+            max_connections: 1024,
+            max_per_peer: 32,
+            header_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(10),
+            // The kernel takes more only when a third of its buffer (up to 4 MB) is free again:
+            // with this, 35 kB/s are fast enough.
+            pace: Pace { bytes: 256 << 10, time: Duration::from_secs(40) },
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The HTTP server could not take its address.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "can't serve HTTP for machines on {addr}: {source}; where another service has the port, stop it or choose another port"
+)]
+pub struct BindError {
+    /// Which address and port.
+    pub addr: SocketAddrV4,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A server whose sockets are bound; [`Server::run`] serves.
+#[derive(Debug)]
+pub struct Server {
+    sockets: Vec<StdTcpListener>,
+    settings: Settings,
+}
+
+/// Connections by client address.
+type Peers = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// What every listener shares.
+#[derive(Clone)]
+struct Shared {
+    settings: Arc<Settings>,
+    router: Router,
+    slots: Arc<Semaphore>,
+    peers: Peers,
+    stop: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// Binds and listens.
+    pub fn bind(settings: Settings) -> Result<Server, BindError> {
+        let mut sockets = Vec::new();
+        for addr in &settings.listen {
+            sockets.push(listen(*addr).map_err(|source| BindError { addr: *addr, source })?);
+        }
+        Ok(Server { sockets, settings })
+    }
+
+    /// Where it listens.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    /// Serves until `shutdown` becomes true, then lets what runs end within the grace time.
+    ///
+    /// # Errors
+    /// Only where a socket can't be handed to the runtime.
+    pub async fn run<M: Machines>(
+        self,
+        machines: M,
+        images: ImageStore,
+        shutdown: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let app = App {
+            machines,
+            images,
+            sources: Sources::default(),
+            reports: Rate::new(60, Duration::from_millis(200)),
+            body_time: self.settings.body_time,
+        };
+        let shared = Shared {
+            slots: Arc::new(Semaphore::new(self.settings.max_connections)),
+            settings: Arc::new(self.settings),
+            router: router(Arc::new(app)),
+            peers: Peers::default(),
+            stop: shutdown,
+        };
+        let mut listeners = JoinSet::new();
+        for socket in self.sockets {
+            listeners.spawn(accept(TcpListener::from_std(socket)?, shared.clone()));
+        }
+        while listeners.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+fn listen(addr: SocketAddrV4) -> io::Result<StdTcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_freebind_v4(true)?;
+    socket.bind(&SocketAddr::V4(addr).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn accept(listener: TcpListener, shared: Shared) {
+    let mut stop = shared.stop.clone();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stopped(&mut stop) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = next(&listener, &shared.slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, peer, slot)) => match Seat::take(&shared, peer.ip(), slot) {
+                Some(seat) => drop(connections.spawn(serve(stream, peer, shared.clone(), seat))),
+                None => tracing::debug!(%peer, "HTTP connection closed: too many of this client"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "HTTP connection not accepted; trying on");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    // Each connection sees the stop by itself; what is left after the grace is cut off.
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = timeout(shared.settings.grace, drained).await;
+}
+
+/// A connection is accepted when there is a slot for it; until then it waits in the kernel.
+async fn next(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, slot))
+}
+
+/// A connection's place within the bounds; given back on drop.
+struct Seat {
+    peers: Peers,
+    peer: IpAddr,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Seat {
+    fn take(shared: &Shared, peer: IpAddr, slot: OwnedSemaphorePermit) -> Option<Seat> {
+        let mut peers = shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = peers.entry(peer).or_insert(0);
+        if *count >= shared.settings.max_per_peer {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { peers: Arc::clone(&shared.peers), peer, _slot: slot })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _seat: Seat) {
+    let Some(conn) = prepare(&stream, peer, &shared.settings) else { return };
+    let stream = Guarded::new(stream, shared.settings.pace, Arc::clone(&conn.state));
+    let router = TowerToHyperService::new(shared.router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        tidy(&mut request);
+        request.extensions_mut().insert(conn.clone());
+        hyper::service::Service::call(&router, request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.settings.header_time)
+        .max_headers(64)
+        .max_header_size(16 << 10)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut shared.stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "HTTP connection ended");
+    }
+}
+
+/// Resolves at the stop, or when nobody is left who could ask for it.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn prepare(stream: &TcpStream, peer: SocketAddr, settings: &Settings) -> Option<Conn> {
+    let (IpAddr::V4(peer), Ok(SocketAddr::V4(local))) = (peer.ip(), stream.local_addr()) else { return None };
+    // Best effort: without them it is slower to answer and slower to notice a dead peer.
+    let _ = stream.set_nodelay(true);
+    let dead_after = u32::try_from(settings.pace.time.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, dead_after);
+    Some(Conn { peer, server: server_addr(local), state: Arc::default() })
+}
+
+fn server_addr(local: SocketAddrV4) -> ServerAddr {
+    let ip: Ipv4Addr = *local.ip();
+    ServerAddr { ip, http_port: local.port() }
+}
