@@ -1,7 +1,7 @@
 use crate::{
     model::{AttemptId, Digest},
     netboot::ServerAddr,
-    provisioner::{FileAnswer, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
+    provisioner::{FileAnswer, Provisioner, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
 };
 use std::{future::Future, net::Ipv4Addr};
 
@@ -37,4 +37,31 @@ pub trait Machines: Clone + Send + Sync + 'static {
 
     /// What a booting machine says of itself.
     fn report(&self, token: &str, report: Report) -> impl Future<Output = Result<(), ReportError>> + Send;
+}
+
+impl Machines for Provisioner {
+    async fn file(&self, server: ServerAddr, peer: Ipv4Addr, name: &str) -> FileAnswer {
+        self.tftp_file(server, peer, name).await
+    }
+
+    async fn file_done(&self, peer: Ipv4Addr, name: &str, outcome: TransferOutcome) {
+        Provisioner::file_done(self, peer, name, outcome).await;
+    }
+
+    async fn script(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        query: ScriptQuery,
+    ) -> Result<String, ScriptError> {
+        Provisioner::script(self, server, peer, query).await
+    }
+
+    async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
+        Provisioner::blob_fetched(self, boot, digest, complete).await;
+    }
+
+    async fn report(&self, token: &str, report: Report) -> Result<(), ReportError> {
+        Provisioner::report(self, token, report).await
+    }
 }

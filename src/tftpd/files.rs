@@ -1,6 +1,6 @@
 use crate::{
     netboot::ServerAddr,
-    provisioner::{FileAnswer, TransferOutcome},
+    provisioner::{FileAnswer, Provisioner, TransferOutcome},
 };
 use std::{
     future::Future,
@@ -20,4 +20,14 @@ pub trait Files: Clone + Send + Sync + 'static {
 
     /// Told once for each transfer that was begun.
     fn done(&self, peer: Ipv4Addr, name: &str, outcome: TransferOutcome) -> impl Future<Output = ()> + Send;
+}
+
+impl Files for Provisioner {
+    async fn open(&self, server: ServerAddr, peer: SocketAddrV4, name: &str) -> FileAnswer {
+        self.tftp_file(server, *peer.ip(), name).await
+    }
+
+    async fn done(&self, peer: Ipv4Addr, name: &str, outcome: TransferOutcome) {
+        self.file_done(peer, name, outcome).await;
+    }
 }
