@@ -18,7 +18,7 @@ pub struct CmdlineInput<'a> {
     pub mac: Mac,
     /// This boot.
     pub boot: AttemptId,
-    /// The boot's one-time token: 16 to 128 of a-z, A-Z, 0-9, `_` and `-`. `/proc/cmdline` is readable in
+    /// The boot's one-time token: 16 to 64 of a-z, A-Z, 0-9, `_` and `-`. `/proc/cmdline` is readable in
     /// the running image, so it is good for nothing but reports of this boot.
     pub token: &'a str,
 }
@@ -72,6 +72,14 @@ pub fn max_len(arch: Arch) -> usize {
     }
 }
 
+/// Most initramfs files that an image has; their names are on the command line.
+pub const MAX_INITRAMFS: usize = 4;
+
+/// What the boot script calls an image's initramfs files, in their order.
+pub fn initrd_name(nth: usize) -> String {
+    format!("initrd{nth}")
+}
+
 /// Checks a template as an import does: known places only, every word harmless, no word of ours,
 /// and short enough once everything is put in at its longest.
 pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Result<(), CmdlineError> {
@@ -84,7 +92,7 @@ pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Resu
     };
     let hex = "0".repeat(64);
     let rootfs = has_rootfs.then_some(hex.as_str());
-    fill(template, arch, native.then_some(hex.as_str()), rootfs, &longest).map(drop)
+    fill(template, arch, MAX_INITRAMFS, native.then_some(hex.as_str()), rootfs, &longest).map(drop)
 }
 
 /// The command line for one boot of `image`: single blanks between words, nothing that a boot loader
@@ -93,19 +101,21 @@ pub fn for_boot(image: &Image, input: &CmdlineInput<'_>) -> Result<String, Cmdli
     let manifest = &image.manifest;
     let (identity, rootfs) = (image.digest.to_string(), manifest.rootfs.map(|r| r.blob.digest.to_string()));
     let native = manifest.native.then_some(identity.as_str());
-    fill(&manifest.cmdline, manifest.arch, native, rootfs.as_deref(), input)
+    fill(&manifest.cmdline, manifest.arch, manifest.initramfs.len(), native, rootfs.as_deref(), input)
 }
 
 fn fill(
     template: &str,
     arch: Arch,
+    initrds: usize,
     native_image: Option<&str>,
     rootfs: Option<&str>,
     input: &CmdlineInput<'_>,
 ) -> Result<String, CmdlineError> {
     let server = input.server.base_url();
     let bootif = format!("01-{}", input.mac.hyphenated());
-    let mut words = Vec::new();
+    // EFI builds of iPXE from before 2020 hand the kernel its initramfs under this name only.
+    let mut words: Vec<String> = (0..initrds).map(|nth| format!("initrd={}", initrd_name(nth))).collect();
     for word in template.split_ascii_whitespace() {
         let known = |name: &str| {
             Ok(match name {
@@ -131,7 +141,7 @@ fn fill(
         words.push(word);
     }
     if let Some(image) = native_image {
-        let token_ok = (16..=128).contains(&input.token.len())
+        let token_ok = (16..=64).contains(&input.token.len())
             && input.token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if !token_ok {
             return Err(CmdlineError::BadToken);

@@ -7,6 +7,8 @@ pub mod cmdline;
 mod nbp;
 mod script;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use causes::likely_cause;
 pub use cmdline::CmdlineError;

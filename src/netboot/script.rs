@@ -1,7 +1,7 @@
 use super::{
     ServerAddr,
     cmdline::{self, CmdlineError, CmdlineInput},
-    template::{is_plain_word, render, screen_text},
+    template::{render, screen_text},
 };
 use crate::model::{Arch, AttemptId, BlobRef, Image, Mac, Machine};
 
@@ -68,7 +68,7 @@ pub enum ScriptError {
         machine_arch: Arch,
     },
     /// The image has more parts than any real one.
-    #[error("image {0} has {1} initramfs files: merge them to 16 or fewer")]
+    #[error("image {0} has {1} initramfs files: merge them to 4 or fewer")]
     TooManyInitrds(String, usize),
     /// Our own template is broken; a test would have found it.
     #[error("a boot script template of this build is broken: please report it")]
@@ -124,32 +124,24 @@ fn image_script(
         let (image, image_arch) = (manifest.tag.to_string(), manifest.arch);
         return Err(ScriptError::WrongArch { image, image_arch, machine_arch });
     }
-    if manifest.initramfs.len() > 16 {
+    if manifest.initramfs.len() > cmdline::MAX_INITRAMFS {
         return Err(ScriptError::TooManyInitrds(manifest.tag.to_string(), manifest.initramfs.len()));
     }
     let url = |blob: BlobRef, name: &str| {
         format!("{}/blobs/{}/{name}?boot={}", input.server.base_url(), blob.digest, input.attempt)
     };
-    let mut line = String::new();
-    let mut initrds = Vec::new();
-    for (nth, blob) in manifest.initramfs.iter().enumerate() {
-        let name = format!("initrd{nth}");
-        let url = url(*blob, &name);
-        // EFI builds of iPXE from before 2020 hand the kernel its initramfs under this name only.
-        line.push_str(&format!("initrd={name} "));
-        initrds.push(format!(
-            "set what the initramfs\nset url {url}\ninitrd --name {name} {url} || goto failed"
-        ));
-    }
+    let initrds: Vec<String> = manifest
+        .initramfs
+        .iter()
+        .enumerate()
+        .map(|(nth, blob)| {
+            let name = cmdline::initrd_name(nth);
+            let url = url(*blob, &name);
+            format!("set what the initramfs\nset url {url}\ninitrd --name {name} {url} || goto failed")
+        })
+        .collect();
     let boot = CmdlineInput { server: input.server, mac: input.mac, boot: input.attempt, token: input.token };
-    line.push_str(&cmdline::for_boot(image, &boot)?);
-    let max = cmdline::max_len(manifest.arch);
-    if line.len() > max {
-        return Err(CmdlineError::TooLong { have: line.len(), max, arch: manifest.arch }.into());
-    }
-    if let Some(word) = line.split_ascii_whitespace().find(|word| !is_plain_word(word)) {
-        return Err(CmdlineError::BadWord(word.to_owned()).into());
-    }
+    let line = cmdline::for_boot(image, &boot)?;
     let own = [
         ("image", manifest.tag.to_string()),
         ("digest", image.digest.short()),

@@ -69,39 +69,15 @@ pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mu
             Err(Stop::Trouble(trouble)) => trouble,
         };
         tries = if at > before { 1 } else { tries + 1 };
-        let give_up = match &trouble {
-            // The server may be behind an import or a restart: a few tries even then.
-            Trouble::Final { .. } => tries >= 4,
-            Trouble::Passing { .. } => tries >= TRIES,
-        };
-        if give_up {
-            return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
-        }
-        let asked = match trouble {
-            Trouble::Passing { after, .. } => after.unwrap_or_default().min(LONGEST_WAIT),
-            Trouble::Final { .. } => Duration::ZERO,
-        };
-        let wait = backoff(tries, random::below(1000)).max(asked);
-        crate::console::say(format!(
-            "{what}: {}; again in {:.1} s from byte {at} of {size} (try {tries})",
-            trouble.why(),
-            wait.as_secs_f32()
-        ));
-        std::thread::sleep(wait);
+        wait_or_give_up(&trouble, tries, server, what, &format!(" from byte {at} of {size}"))?;
     }
     Ok(())
 }
 
-/// Fetches all of a small resource. `size` is its exact length where known, else `most` bounds it.
+/// Fetches all of a small resource: exactly `size` bytes, or at most `most` where the size isn't known.
 pub fn whole(server: SocketAddrV4, path: &str, size: Option<u64>, most: u64, what: &str) -> Result<Vec<u8>> {
-    let size = match size {
-        Some(size) => size,
-        None => length(server, path, most, what)?,
-    };
-    let mut out = Vec::new();
-    if out.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)).is_err() {
-        return failed(format!("{what} has {size} bytes, for which there is no memory"));
-    }
+    let Some(size) = size else { return unsized_whole(server, path, most, what) };
+    let mut out = room_for(size, what)?;
     stream(server, path, size, what, &mut |_, bytes| {
         out.extend_from_slice(bytes);
         Ok(())
@@ -109,30 +85,65 @@ pub fn whole(server: SocketAddrV4, path: &str, size: Option<u64>, most: u64, wha
     Ok(out)
 }
 
-/// The length of a resource, by the head of a GET.
-fn length(server: SocketAddrV4, path: &str, most: u64, what: &str) -> Result<u64> {
+fn room_for(size: u64, what: &str) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    match out.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX)) {
+        Ok(()) => Ok(out),
+        Err(_) => failed(format!("{what} has {size} bytes, for which there is no memory")),
+    }
+}
+
+/// Starts over where a connection breaks: without a known size two answers might not belong together.
+fn unsized_whole(server: SocketAddrV4, path: &str, most: u64, what: &str) -> Result<Vec<u8>> {
+    let attempt = || -> std::result::Result<Result<Vec<u8>>, Trouble> {
+        let mut answer = http::get(server, path, 0, None, LIMITS)?;
+        if answer.left > most {
+            return Ok(failed(format!("{what} has {} bytes, more than any real one", answer.left)));
+        }
+        let mut out = match room_for(answer.left, what) {
+            Ok(out) => out,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let mut piece = [0; BLOCK];
+        while answer.left > 0 {
+            let n = answer.read(&mut piece)?;
+            out.extend_from_slice(piece.get(..n).unwrap_or_default());
+        }
+        Ok(Ok(out))
+    };
     let mut tries = 0;
     loop {
-        match http::get(server, path, 0, None, LIMITS) {
-            Ok(answer) if answer.left > most => {
-                return failed(format!("{what} has {} bytes, more than any real one", answer.left));
-            }
-            Ok(answer) => return Ok(answer.left),
+        match attempt() {
+            Ok(result) => return result,
             Err(trouble) => {
                 tries += 1;
-                let most_tries = if matches!(trouble, Trouble::Final { .. }) { 4 } else { TRIES };
-                if tries >= most_tries {
-                    return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
-                }
-                let asked = match trouble {
-                    Trouble::Passing { after, .. } => after.unwrap_or_default().min(LONGEST_WAIT),
-                    Trouble::Final { .. } => Duration::ZERO,
-                };
-                crate::console::say(format!("{what}: {} (try {tries})", trouble.why()));
-                std::thread::sleep(backoff(tries, random::below(1000)).max(asked));
+                wait_or_give_up(&trouble, tries, server, what, "")?;
             }
         }
     }
+}
+
+/// Sleeps before try number `tries` + 1; or fails, after too many.
+fn wait_or_give_up(
+    trouble: &Trouble,
+    tries: u32,
+    server: SocketAddrV4,
+    what: &str,
+    place: &str,
+) -> Result<()> {
+    // The server may be behind an import or a restart: a few tries even where it says no.
+    let (most, asked) = match trouble {
+        Trouble::Final { .. } => (4, Duration::ZERO),
+        Trouble::Passing { after, .. } => (TRIES, after.unwrap_or_default().min(LONGEST_WAIT)),
+    };
+    if tries >= most {
+        return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
+    }
+    let wait = backoff(tries, random::below(1000)).max(asked);
+    let seconds = wait.as_secs_f32();
+    crate::console::say(format!("{what}: {}; again in {seconds:.1} s{place} (try {tries})", trouble.why()));
+    std::thread::sleep(wait);
+    Ok(())
 }
 
 enum Stop {
