@@ -1,1 +1,26 @@
-//! REST + JSON for operators, under /api/v1.
+//! REST + JSON for operators, under /api/v1, on a listener of its own. Every request needs the
+//! bearer token; `docs/api.md` describes each route, held to `router` by a test.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `router` | every route there is |
+//! | `machines`, `boots`, `site` | what they do |
+//! | `watch` | the live stream |
+//! | `auth`, `token` | who may ask |
+//! | `refusal` | how a no looks |
+//! | `server` | the listener and its bounds |
+
+mod auth;
+mod boots;
+mod machines;
+mod refusal;
+mod router;
+mod server;
+mod site;
+mod token;
+mod watch;
+
+pub use refusal::Refusal;
+pub use router::{Api, OtherCounters, ROUTES, router};
+pub use server::{Counters, Settings, run};
+pub use token::{Token, TokenError};

@@ -4,14 +4,22 @@
 //! Commands about machines and boots talk to the running service over its API only; `serve`, `lab`,
 //! `config`, `doctor`, `nbp` and what `image` does to the store work on this host.
 
+mod boots;
 mod config;
 mod context;
+mod explain;
 mod failure;
 mod image;
 mod lab;
+mod lease;
+mod machine;
 mod nbp;
+mod pin;
 mod serve;
+mod status;
 pub mod table;
+pub mod text;
+mod watch;
 
 pub use context::Context;
 pub use failure::{Failure, Outcome};
@@ -49,6 +57,26 @@ enum Command {
     /// Read, check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Machines: list, show, set, forget
+    #[command(subcommand)]
+    Machine(machine::Command),
+    /// Pin a machine to an image; it boots it from its next power-on
+    Pin(pin::Pin),
+    /// Take a machine's pin away: it gets the site's default again
+    Unpin(pin::Unpin),
+    /// Show or set what machines without a pin boot
+    Default(pin::Default),
+    /// What a machine would get if it powered on now, and why
+    Explain(explain::Explain),
+    /// Boot attempts: seconds at each stage, and how they ended
+    Boots(boots::Boots),
+    /// Follow boots live, one line a step
+    Watch(watch::Watch),
+    /// Addresses and who has them
+    #[command(subcommand)]
+    Lease(lease::Command),
+    /// How the service is: version, uptime, counters
+    Status(status::Status),
     /// Images in the store: import, list, verify, remove
     #[command(subcommand)]
     Image(image::Image),
@@ -67,6 +95,15 @@ impl Command {
         match self {
             Command::Serve(c) => c.run(context),
             Command::Config(c) => c.run(context),
+            Command::Machine(c) => c.run(context),
+            Command::Pin(c) => c.run(context),
+            Command::Unpin(c) => c.run(context),
+            Command::Default(c) => c.run(context),
+            Command::Explain(c) => c.run(context),
+            Command::Boots(c) => c.run(context),
+            Command::Watch(c) => c.run(context),
+            Command::Lease(c) => c.run(context),
+            Command::Status(c) => c.run(context),
             Command::Image(c) => c.run(context),
             Command::Nbp(c) => c.run(context),
             Command::Lab(c) => c.run(context),

@@ -1,8 +1,8 @@
 //! What makes no sense although it can be read.
 
 use super::{Config, Problem};
-use crate::dhcp::Mode;
-use std::{collections::BTreeSet, ops::Range};
+use crate::dhcp::{Cidr, Mode, SiteError};
+use std::{collections::BTreeSet, net::Ipv4Addr, ops::Range};
 
 /// Longest name that the kernel gives an interface (IFNAMSIZ less its NUL).
 const LONGEST_NAME: usize = 15;
@@ -47,7 +47,7 @@ impl Config {
                     .allowed("1 to 65535; 8080 by default"),
             );
         }
-        let http = self.http.listen;
+        let http = std::net::IpAddr::V4(self.http.listen);
         let same = self.api.listen.port() == self.http.port
             && (http.is_unspecified()
                 || self.api.listen.ip().is_unspecified()
@@ -92,7 +92,39 @@ impl Config {
             );
         }
         for error in self.site(Vec::new()).check() {
-            out.push(Problem::at(text, None, error.to_string()));
+            out.push(Problem::at(text, self.site_span(text, &error), error.to_string()));
+        }
+    }
+
+    /// Where the subnet, reservation or key stands that a site error is about.
+    fn site_span(&self, text: &str, error: &SiteError) -> Option<Range<usize>> {
+        let subnet = |network: Cidr, key: &str| {
+            // The later one of two that are the same is the one to correct.
+            let i = self.subnets.iter().rposition(|s| s.get_ref().network == network)?;
+            span_of(text, &["subnet"], Some(i), key)
+        };
+        let reservation = |address: Ipv4Addr| {
+            let i = self.reservations.iter().rposition(|r| r.get_ref().address == address)?;
+            span_of(text, &["reservation"], Some(i), "address")
+        };
+        match error {
+            SiteError::SubnetsOverlap(_, network) => subnet(*network, "network"),
+            SiteError::PoolOutside { network, .. } => subnet(*network, "pools"),
+            SiteError::PoolsOverlap(network, ..) | SiteError::PoolTooLarge(network, _) => {
+                subnet(*network, "pools")
+            }
+            SiteError::ExcludesNothing(network, _) => subnet(*network, "exclude"),
+            SiteError::RouterOutside(network, _) => subnet(*network, "routers"),
+            SiteError::BadValue { network, key, .. } => subnet(*network, key),
+            SiteError::BadOption { network, .. } => subnet(*network, "options"),
+            SiteError::BadReservation { address, .. } | SiteError::ReservedTwice(address) => {
+                reservation(*address)
+            }
+            SiteError::TwoForOne(_, address, _) => reservation(*address),
+            SiteError::OutOfRange { key, .. } => match key.split_once('.') {
+                Some((table, key)) => span_of(text, &[table], None, key),
+                None => span_of(text, &["dhcp"], None, key),
+            },
         }
     }
 }

@@ -7,9 +7,10 @@ mod load;
 mod nearest;
 mod sections;
 
+pub use crate::provisioner::Unknown;
 pub use keys::all_keys;
 pub use load::{ConfigError, Problem};
 pub use nearest::nearest;
 pub use sections::{
-    API_LISTEN, Api, Bounds, Config, Dhcp, Http, Interface, LogLevel, Nbp, Tftp, Unknown, token_file_in,
+    API_LISTEN, Api, Bounds, Config, Dhcp, Http, Interface, LogLevel, Nbp, Tftp, token_file_in,
 };

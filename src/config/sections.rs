@@ -1,7 +1,10 @@
 //! The sections of `pristine.toml` as types, with their defaults. `docs/configuration.md` says for
 //! operators what is said here for readers of the code.
 
-use crate::dhcp::{self, MacPrefix, Mode, Seconds};
+use crate::{
+    dhcp::{self, MacPrefix, Mode, Seconds},
+    provisioner::{self, Unknown},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -15,7 +18,7 @@ use toml::Spanned;
 pub struct Config {
     /// Folder of everything that is kept: database, images, API token.
     pub state_dir: PathBuf,
-    /// What a machine gets that nobody pinned.
+    /// What a machine gets that no operator has touched.
     pub unknown: Unknown,
     /// Least severe message that is logged.
     pub log: LogLevel,
@@ -61,19 +64,6 @@ impl Default for Config {
     }
 }
 
-/// What a machine gets that has no pin, where the site has no default either or is not to be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unknown {
-    /// Nothing: a machine that is not known is not answered.
-    Ignore,
-    /// The site's default; without one it waits as with `discover`.
-    #[default]
-    Default,
-    /// A screen that says who it is, until an operator assigns an image.
-    Discover,
-}
-
 /// Severity of what is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,14 +82,14 @@ pub enum LogLevel {
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Address to listen on. 0.0.0.0 follows interfaces that come later.
-    pub listen: IpAddr,
+    pub listen: Ipv4Addr,
     /// TCP port; every URL that machines get names it.
     pub port: u16,
 }
 
 impl Default for Http {
     fn default() -> Http {
-        Http { listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 8080 }
+        Http { listen: Ipv4Addr::UNSPECIFIED, port: 8080 }
     }
 }
 
@@ -109,15 +99,13 @@ impl Default for Http {
 pub struct Tftp {
     /// False: no TFTP at all (a site with UEFI HTTP Boot only).
     pub enabled: bool,
-    /// Address to listen on.
-    pub listen: IpAddr,
-    /// UDP port. Firmware asks 69 and no other.
+    /// UDP port, on the address of each served interface. Firmware asks 69 and no other.
     pub port: u16,
 }
 
 impl Default for Tftp {
     fn default() -> Tftp {
-        Tftp { enabled: true, listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 69 }
+        Tftp { enabled: true, port: 69 }
     }
 }
 
@@ -197,16 +185,32 @@ pub struct Bounds {
     pub known_reserve_percent: u8,
     /// Addresses found in use before one client's DISCOVER is given up.
     pub probe_tries: u8,
+    /// Machines on record.
+    pub machines: usize,
+    /// MACs seen that hold no lease and got no script yet, in memory only.
+    pub strangers: usize,
+    /// Boot attempts kept of each machine.
+    pub attempts_per_machine: usize,
+    /// Boot attempts kept in all.
+    pub attempts: usize,
+    /// Boot scripts that one machine gets in a minute.
+    pub scripts_per_minute: u32,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
         let b = dhcp::Bounds::default();
+        let p = provisioner::Bounds::default();
         Bounds {
             offers_per_link: b.offers_per_link,
             leases_per_mac: b.leases_per_mac,
             known_reserve_percent: b.known_reserve_percent,
             probe_tries: b.probe_tries,
+            machines: p.machines,
+            strangers: p.strangers,
+            attempts_per_machine: p.attempts_per_machine,
+            attempts: p.attempts,
+            scripts_per_minute: p.scripts_per_minute,
         }
     }
 }
@@ -224,12 +228,19 @@ pub struct Interface {
     /// in full mode, off otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_advertisement: Option<bool>,
+    /// How long ARP may take to say that a new client's address is free, in milliseconds, up to 300.
+    #[serde(default = "probe_ms")]
+    pub probe_ms: u16,
+}
+
+fn probe_ms() -> u16 {
+    250
 }
 
 impl Interface {
     /// A link in full mode with defaults.
     pub fn named(name: &str, mode: Mode) -> Interface {
-        Interface { name: name.to_owned(), mode, router_advertisement: None }
+        Interface { name: name.to_owned(), mode, router_advertisement: None, probe_ms: probe_ms() }
     }
 
     /// Whether router advertisements are sent.
@@ -247,6 +258,22 @@ impl Config {
     /// File with the API's bearer token.
     pub fn token_file(&self) -> PathBuf {
         self.api.token_file.clone().unwrap_or_else(|| token_file_in(&self.state_dir))
+    }
+
+    /// How the provisioner decides, with `more` subnets besides those of the file.
+    pub fn options(&self, more: Vec<dhcp::Subnet>) -> provisioner::Options {
+        let b = &self.bounds;
+        provisioner::Options {
+            site: self.site(more),
+            unknown: self.unknown,
+            bounds: provisioner::Bounds {
+                machines: b.machines,
+                strangers: b.strangers,
+                attempts_per_machine: b.attempts_per_machine,
+                attempts: b.attempts,
+                scripts_per_minute: b.scripts_per_minute,
+            },
+        }
     }
 
     /// What `dhcp` is given, with `more` subnets besides those of the file.

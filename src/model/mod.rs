@@ -12,6 +12,7 @@ mod lease;
 mod mac;
 mod machine;
 mod name;
+pub mod wire;
 
 pub use arch::{Arch, ClientArch};
 pub use attempt::{AttemptId, BootAttempt, Stage, StageEvent, Verdict};

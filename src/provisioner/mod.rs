@@ -119,6 +119,13 @@ impl Provisioner {
         state.attempts.newest(mac.map(|m| state.machines.primary(m)), limit)
     }
 
+    /// One boot attempt on record, without its token hash.
+    pub fn attempt(&self, id: crate::model::AttemptId) -> Option<BootAttempt> {
+        let mut attempt = self.state().attempts.get(id)?.attempt.clone();
+        attempt.token_hash = None;
+        Some(attempt)
+    }
+
     /// Every change of a boot attempt from now on, as the whole record. Without token hashes. One who
     /// reads too slowly is told how many were missed, and asks [`Provisioner::attempts`].
     pub fn watch(&self) -> broadcast::Receiver<BootAttempt> {

@@ -5,7 +5,6 @@ mod bounds;
 mod life;
 mod props;
 mod quirks;
-mod recorded;
 mod sites;
 mod wire;
 

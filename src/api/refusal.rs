@@ -1,0 +1,73 @@
+//! How the API says no: a status code that programs act on, words that people act on.
+
+use crate::{model::wire::ErrorBody, provisioner::CommandError, store::StoreError};
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+/// An answer that is not a success.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Status code.
+    pub status: StatusCode,
+    /// Body.
+    pub body: ErrorBody,
+}
+
+impl Refusal {
+    /// A refusal in words.
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Refusal {
+        Refusal { status, body: ErrorBody { error: error.into(), hint: None, nearest: Vec::new() } }
+    }
+
+    /// Adds what to do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Refusal {
+        self.body.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds names that were probably meant.
+    pub fn nearest(mut self, names: Vec<String>) -> Refusal {
+        self.body.nearest = names;
+        self
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<CommandError> for Refusal {
+    fn from(error: CommandError) -> Refusal {
+        let text = error.to_string();
+        match error {
+            CommandError::NoMachine { name, nearest } => {
+                Refusal::new(StatusCode::NOT_FOUND, format!("no machine `{name}`"))
+                    .hint("a machine is named by a MAC or by its hostname; see `pristine machine list`")
+                    .nearest(nearest)
+            }
+            CommandError::NoImage(_) => Refusal::new(StatusCode::NOT_FOUND, text),
+            CommandError::Bad(_) => Refusal::new(StatusCode::BAD_REQUEST, text),
+            CommandError::WrongArch { .. } | CommandError::Taken { .. } => {
+                Refusal::new(StatusCode::CONFLICT, text)
+            }
+            CommandError::TableFull(_) => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text),
+            CommandError::Store(_) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+                .hint("`pristine image verify` names what is damaged"),
+            CommandError::NotSaved(_) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
+                .hint("the state database can't be written: look at the disk, then try again"),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        tracing::error!(%error, "the image store can't be read");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            .hint("`pristine image verify` names what is damaged")
+    }
+}

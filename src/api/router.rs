@@ -1,0 +1,170 @@
+//! Every route of the API.
+
+use super::{Refusal, Token, auth, auth::BadTokens, boots, machines, server::Counters, site, watch};
+use crate::{provisioner::Provisioner, store::ImageStore};
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Every route, as method and path; `docs/api.md` describes each.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("GET", "/api/v1/machines"),
+    ("GET", "/api/v1/machines/{machine}"),
+    ("PATCH", "/api/v1/machines/{machine}"),
+    ("DELETE", "/api/v1/machines/{machine}"),
+    ("PUT", "/api/v1/machines/{machine}/pin"),
+    ("DELETE", "/api/v1/machines/{machine}/pin"),
+    ("GET", "/api/v1/machines/{machine}/explain"),
+    ("GET", "/api/v1/machines/{machine}/boots"),
+    ("GET", "/api/v1/boots"),
+    ("GET", "/api/v1/boots/{boot}"),
+    ("GET", "/api/v1/watch"),
+    ("GET", "/api/v1/default"),
+    ("PUT", "/api/v1/default"),
+    ("DELETE", "/api/v1/default"),
+    ("GET", "/api/v1/leases"),
+    ("GET", "/api/v1/images"),
+    ("GET", "/api/v1/images/{image}"),
+    ("GET", "/api/v1/status"),
+];
+
+/// Largest body of a request.
+pub const MAX_BODY: usize = 64 * 1024;
+/// Longest a request may take, its body included; a live stream only has to begin by then.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Counters of the other parts, by name, as the moment finds them.
+pub type OtherCounters = Arc<dyn Fn() -> BTreeMap<String, serde_json::Value> + Send + Sync>;
+
+/// What the routes work on. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    provisioner: Provisioner,
+    images: ImageStore,
+    token: Token,
+    others: OtherCounters,
+    started: std::time::Instant,
+    bad_tokens: BadTokens,
+    counters: Arc<Counters>,
+    shutdown: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Api {
+    /// An API over this provisioner. `others` tells the counters of the parts that only the caller
+    /// knows; live streams end when `shutdown` is true.
+    pub fn new(
+        provisioner: Provisioner,
+        images: ImageStore,
+        token: Token,
+        others: OtherCounters,
+        shutdown: tokio::sync::watch::Receiver<bool>,
+    ) -> Api {
+        Api(Arc::new(Inner {
+            provisioner,
+            images,
+            token,
+            others,
+            started: std::time::Instant::now(),
+            bad_tokens: BadTokens::default(),
+            counters: Arc::new(Counters::default()),
+            shutdown,
+        }))
+    }
+
+    pub(super) fn provisioner(&self) -> &Provisioner {
+        &self.0.provisioner
+    }
+
+    pub(super) fn images(&self) -> &ImageStore {
+        &self.0.images
+    }
+
+    pub(super) fn token(&self) -> &Token {
+        &self.0.token
+    }
+
+    pub(super) fn bad_tokens(&self) -> &BadTokens {
+        &self.0.bad_tokens
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.0.counters
+    }
+
+    pub(super) fn other_counters(&self) -> BTreeMap<String, serde_json::Value> {
+        (self.0.others)()
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    pub(super) fn shutdown(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.0.shutdown.clone()
+    }
+}
+
+/// The routes of [`ROUTES`], behind the token, with their bounds.
+pub fn router(api: Api) -> Router {
+    let machine = get(machines::show).patch(machines::change).delete(machines::forget);
+    let v1 = Router::new()
+        .route("/machines", get(machines::list))
+        .route("/machines/{machine}", machine)
+        .route("/machines/{machine}/pin", axum::routing::put(machines::pin).delete(machines::unpin))
+        .route("/machines/{machine}/explain", get(machines::explain))
+        .route("/machines/{machine}/boots", get(boots::of_machine))
+        .route("/boots", get(boots::list))
+        .route("/boots/{boot}", get(boots::show))
+        .route("/watch", get(watch::watch))
+        .route("/default", get(site::default).put(site::set_default).delete(site::clear_default))
+        .route("/leases", get(site::leases))
+        .route("/images", get(site::images))
+        .route("/images/{image}", get(site::image))
+        .route("/status", get(site::status));
+    Router::new()
+        .nest("/api/v1", v1)
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(api.clone(), auth::require_token))
+        .layer(middleware::from_fn_with_state(api.clone(), count))
+        .with_state(api)
+}
+
+async fn no_route(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refusal::new(StatusCode::NOT_FOUND, format!("nothing is at {path}"))
+        .hint("docs/api.md lists every route; they begin with /api/v1/")
+}
+
+async fn no_method(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} knows no {}", request.method()))
+        .hint("docs/api.md lists what each path knows")
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(LONGEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response(),
+    }
+}
+
+async fn count(
+    axum::extract::State(api): axum::extract::State<Api>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = next.run(request).await;
+    api.counters().answered(response.status());
+    response
+}

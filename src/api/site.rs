@@ -1,0 +1,104 @@
+//! What is of the whole site: default, leases, images, status.
+
+use super::{Refusal, machines::Body, router::Api};
+use crate::{
+    model::{
+        Lease,
+        wire::{Assign, Assigned, ImageView, Status},
+    },
+    store::{ImageStore, ResolveError, images::Entry},
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub async fn default(State(api): State<Api>) -> Json<Assigned> {
+    let assigned = api.provisioner().default_target();
+    Json(assigned.map_or_else(Assigned::default, |p| Assigned { target: Some(p.target), image: p.image }))
+}
+
+pub async fn set_default(
+    State(api): State<Api>,
+    Body(assign): Body<Assign>,
+) -> Result<Json<Assigned>, Refusal> {
+    let pinned = api.provisioner().set_default(Some(&assign.target)).await?;
+    Ok(Json(pinned.map_or_else(Assigned::default, |p| Assigned { target: Some(p.target), image: p.image })))
+}
+
+pub async fn clear_default(State(api): State<Api>) -> Result<StatusCode, Refusal> {
+    api.provisioner().set_default(None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn leases(State(api): State<Api>) -> Json<Vec<Lease>> {
+    Json(api.provisioner().leases())
+}
+
+pub async fn images(State(api): State<Api>) -> Result<Json<Vec<ImageView>>, Refusal> {
+    let entries = on_disk(&api, |store| store.entries()).await??;
+    Ok(Json(entries.into_iter().map(view).collect()))
+}
+
+pub async fn image(
+    State(api): State<Api>,
+    Path(reference): Path<String>,
+) -> Result<Json<ImageView>, Refusal> {
+    let found = on_disk(&api, move |store| -> Result<Option<Entry>, ResolveError> {
+        let digest = store.resolve(&reference)?.digest;
+        Ok(store.entries()?.into_iter().find(|e| e.digest == digest))
+    })
+    .await?;
+    match found {
+        Ok(Some(entry)) => Ok(Json(view(entry))),
+        Ok(None) => Err(Refusal::new(StatusCode::NOT_FOUND, "this image was just removed")),
+        Err(ResolveError::Store(e)) => Err(e.into()),
+        Err(ResolveError::NotFound { reference, nearest }) => {
+            Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no image `{reference}`"))
+                .hint("see `pristine image list`")
+                .nearest(nearest))
+        }
+        Err(e) => Err(Refusal::new(StatusCode::CONFLICT, e.to_string())),
+    }
+}
+
+pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
+    let uptime = api.uptime();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(uptime);
+    let mut counters = api.other_counters();
+    counters.insert("provisioner".into(), json(&api.provisioner().stats()));
+    counters.insert("api".into(), json(&**api.counters()));
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: i64::try_from(started.as_millis()).unwrap_or(i64::MAX),
+        uptime_seconds: uptime.as_secs(),
+        counters,
+    }))
+}
+
+fn json(value: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or(serde_json::Value::Null)
+}
+
+fn view(entry: Entry) -> ImageView {
+    let (manifest, damage) = match entry.image {
+        Ok(image) => (Some(image.manifest), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    let size = manifest.iter().flat_map(|m| m.blobs()).map(|b| b.size).sum();
+    ImageView { digest: entry.digest, tags: entry.tags, manifest, size, damage }
+}
+
+/// The store reads files: not on the threads that answer.
+async fn on_disk<T: Send + 'static>(
+    api: &Api,
+    work: impl FnOnce(&ImageStore) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let store = api.images().clone();
+    tokio::task::spawn_blocking(move || work(&store)).await.map_err(|e| {
+        tracing::error!(error = %e, "reading the image store failed");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the image store failed")
+    })
+}

@@ -1,0 +1,121 @@
+//! `pristine explain`: what a machine would get now, by which rule, and why not by the others.
+
+use super::{Context, Outcome, text};
+use crate::{
+    model::{BootTarget, Rule, wire::Assigned},
+    provisioner::Explanation,
+};
+use clap::Args;
+
+/// What a machine would get if it powered on now, and why.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// MAC or hostname; a MAC that was never seen may be asked as well
+    machine: String,
+}
+
+impl Explain {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let client = context.client()?;
+        let explanation = client.explain(&self.machine)?;
+        let default = client.default_target()?;
+        context.show(&explanation, || words(&explanation, &default))
+    }
+}
+
+/// A rule as the documentation calls it.
+pub(super) fn rule_name(rule: &Rule) -> &'static str {
+    match rule {
+        Rule::Pin => "pin",
+        Rule::Default => "default",
+        Rule::Unknown => "unknown",
+    }
+}
+
+fn words(e: &Explanation, default: &Assigned) -> String {
+    let target = match (&e.target, &e.image) {
+        (BootTarget::Image { digest }, Some(tag)) => format!("{tag} ({})", digest.short()),
+        (target, _) => target.to_string(),
+    };
+    let m = &e.machine;
+    let mut out = format!("{} would get: {target}\n", text::name(m));
+    if let Some(refused) = &e.refused {
+        out.push_str(&format!("but it would not boot it: {}\n", text::clean(refused)));
+    }
+    out.push_str(&format!("{}\n\nrules, first that applies wins:\n", text::clean(&e.why)));
+    let used = |rule: &Rule| if e.rule == *rule { "->" } else { "  " };
+    let pin = match &m.pin {
+        Some(pin) => format!("pinned to {}", short(pin)),
+        None => "doesn't apply: it has no pin".to_owned(),
+    };
+    let default = match (&default.target, &e.rule) {
+        (_, Rule::Pin) => "not asked: the pin goes before it".to_owned(),
+        (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
+        (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
+        (Some(target), Rule::Unknown) => {
+            format!("doesn't apply to this machine, though it is {}: see the next rule", short(target))
+        }
+    };
+    let unknown = match e.rule {
+        Rule::Unknown => format!("`unknown` of the configuration says {}", short(&e.target)),
+        _ => "not asked: a rule before it applies".to_owned(),
+    };
+    for (rule, name, why) in
+        [(Rule::Pin, "pin", pin), (Rule::Default, "default", default), (Rule::Unknown, "unknown", unknown)]
+    {
+        out.push_str(&format!("{} {name:<8} {why}\n", used(&rule)));
+    }
+    let dash = || "-".to_owned();
+    let leases: Vec<String> = e.leases.iter().map(|l| l.addr.to_string()).collect();
+    out.push('\n');
+    out.push_str(&text::pairs(&[
+        ("seen", if e.seen { format!("last at {}", text::time(m.last_seen)) } else { "never".into() }),
+        ("firmware", e.firmware.map_or_else(|| "not known yet".into(), text::firmware)),
+        ("NBP", e.nbp.clone().unwrap_or_else(dash)),
+        ("addresses", if leases.is_empty() { dash() } else { leases.join(", ") }),
+    ]));
+    out
+}
+
+fn short(target: &BootTarget) -> String {
+    target.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+    use crate::model::{Mac, Machine};
+
+    #[test]
+    fn names_the_rule_and_why_the_others_do_not_apply() {
+        let machine = Machine::new(Mac([0x52, 0x54, 0, 0, 0, 1]), 0);
+        let e = Explanation {
+            machine,
+            seen: false,
+            target: BootTarget::Discover,
+            rule: Rule::Unknown,
+            image: None,
+            why: "it has no pin, and the site has no default".into(),
+            refused: None,
+            firmware: None,
+            nbp: None,
+            leases: Vec::new(),
+        };
+        assert_eq!(
+            words(&e, &Assigned::default()),
+            "52:54:00:00:00:01 would get: discover\n\
+             it has no pin, and the site has no default\n\
+             \n\
+             rules, first that applies wins:\n   \
+             pin      doesn't apply: it has no pin\n   \
+             default  doesn't apply: there is none (`pristine default <image>` sets one)\n\
+             -> unknown  `unknown` of the configuration says discover\n\
+             \n\
+             seen       never\n\
+             firmware   not known yet\n\
+             NBP        -\n\
+             addresses  -\n"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! `pristine machine`.
+
+use super::{Context, Failure, Outcome, context::print, table::Table, text};
+use crate::{
+    model::{Mac, Machine},
+    provisioner::MachinePatch,
+};
+use clap::{Args, Subcommand};
+use std::collections::BTreeMap;
+
+/// Machines: list, show, set, forget.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every machine that was seen or named
+    List,
+    /// All that is known of one machine
+    Show {
+        /// MAC or hostname
+        machine: String,
+    },
+    /// Change what an operator may change; an empty text clears
+    Set(Box<Set>),
+    /// Forget a machine: its pin, labels and boots. It comes back when it next powers on
+    Forget {
+        /// MAC or hostname
+        machine: String,
+    },
+}
+
+/// What to change.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// MAC or hostname; a MAC that was never seen is put on record
+    machine: String,
+    /// Your name for it, unique
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Its rack
+    #[arg(long)]
+    rack: Option<String>,
+    /// Boot program instead of its firmware's usual one, as in ipxe.efi
+    #[arg(long, value_name = "FILE")]
+    nbp: Option<String>,
+    /// A label, as key=value (key= takes it away); repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// Another MAC that is the same machine; repeatable, replaces those on record
+    #[arg(long, value_name = "MAC")]
+    other_mac: Vec<Mac>,
+}
+
+impl Command {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let client = context.client()?;
+        match self {
+            Command::List => {
+                let machines = client.machines()?;
+                if context.json {
+                    return context.show(&machines, String::new);
+                }
+                let tags = text::Tags::fetch(&client);
+                print(&list(&machines, &tags, text::now()))
+            }
+            Command::Show { machine } => {
+                let machine = client.machine(&machine)?;
+                context.show(&machine, || show(&machine, &text::Tags::fetch(&client), text::now()))
+            }
+            Command::Set(set) => {
+                let patch = set.patch()?;
+                let machine = client.set_machine(&set.machine, &patch)?;
+                context.show(&machine, || format!("{} is set\n", text::name(&machine)))
+            }
+            Command::Forget { machine } => {
+                client.forget(&machine)?;
+                context.show(&serde_json::json!({ "forgotten": machine }), || {
+                    format!("{machine} is forgotten\n")
+                })
+            }
+        }
+    }
+}
+
+impl Set {
+    fn patch(&self) -> Result<MachinePatch, Failure> {
+        let clearing = |v: &Option<String>| v.clone().map(|v| (!v.is_empty()).then_some(v));
+        let mut labels = BTreeMap::new();
+        for label in &self.label {
+            let (key, value) = label.split_once('=').ok_or_else(|| {
+                Failure::Usage(format!(
+                    "`{label}` is not a label: write --label key=value, or key= to take it away"
+                ))
+            })?;
+            labels.insert(key.to_owned(), (!value.is_empty()).then(|| value.to_owned()));
+        }
+        let patch = MachinePatch {
+            hostname: clearing(&self.hostname),
+            rack: clearing(&self.rack),
+            nbp: clearing(&self.nbp),
+            other_macs: (!self.other_mac.is_empty()).then(|| self.other_mac.clone()),
+            labels,
+        };
+        if patch == MachinePatch::default() {
+            return Err(Failure::Usage(
+                "nothing to set: name one of --hostname, --rack, --nbp, --label, --other-mac".into(),
+            ));
+        }
+        Ok(patch)
+    }
+}
+
+fn list(machines: &[Machine], tags: &text::Tags, now: i64) -> String {
+    if machines.is_empty() {
+        return "no machine was seen yet: power one on, or name one with `pristine machine set <mac> --hostname <name>`\n"
+            .into();
+    }
+    let mut table = Table::new(&["MAC", "HOSTNAME", "RACK", "FIRMWARE", "PIN", "LAST HEALTHY", ">SEEN"]);
+    for m in machines {
+        table.row([
+            m.mac.to_string(),
+            m.hostname.clone().unwrap_or_else(|| "-".into()),
+            m.rack.clone().unwrap_or_else(|| "-".into()),
+            m.firmware.map_or_else(|| "-".into(), text::firmware),
+            m.pin.as_ref().map_or_else(|| "-".into(), |p| tags.target(p)),
+            m.last_healthy.map_or_else(|| "-".into(), |d| tags.image(d)),
+            text::ago(now - m.last_seen),
+        ]);
+    }
+    table.render()
+}
+
+fn show(m: &Machine, tags: &text::Tags, now: i64) -> String {
+    let dash = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".into());
+    let labels: Vec<String> = m.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let others: Vec<String> = m.other_macs.iter().map(Mac::to_string).collect();
+    let join = |v: Vec<String>| if v.is_empty() { "-".to_owned() } else { v.join(", ") };
+    text::pairs(&[
+        ("MAC", m.mac.to_string()),
+        ("other MACs", join(others)),
+        ("hostname", dash(&m.hostname)),
+        ("rack", dash(&m.rack)),
+        ("labels", join(labels)),
+        ("product", dash(&m.product)),
+        ("serial", dash(&m.serial)),
+        ("UUID", dash(&m.uuid)),
+        ("firmware", m.firmware.map_or_else(|| "-".into(), text::firmware)),
+        ("arch", m.arch.map_or_else(|| "-".into(), |a| a.to_string())),
+        ("NBP", m.nbp.clone().unwrap_or_else(|| "by firmware".into())),
+        ("pin", m.pin.as_ref().map_or_else(|| "none: the site's default".into(), |p| tags.target(p))),
+        ("running", m.running.map_or_else(|| "-".into(), |d| tags.image(d))),
+        ("last healthy", m.last_healthy.map_or_else(|| "-".into(), |d| tags.image(d))),
+        ("first seen", text::time(m.first_seen)),
+        ("last seen", format!("{} ({} ago)", text::time(m.last_seen), text::ago(now - m.last_seen))),
+    ])
+}

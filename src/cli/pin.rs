@@ -1,0 +1,100 @@
+//! `pristine pin`, `pristine unpin`, `pristine default`: what machines boot.
+
+use super::{Context, Outcome, text};
+use crate::{model::wire::Assigned, provisioner::Explanation};
+use clap::Args;
+
+/// Pin a machine to an image; it boots it from its next power-on.
+#[derive(Debug, Args)]
+pub struct Pin {
+    /// MAC or hostname; a MAC that was never seen is put on record
+    machine: String,
+    /// name:version or a digest; or local, ignore, discover
+    image: String,
+}
+
+/// Take a machine's pin away: it gets the site's default again.
+#[derive(Debug, Args)]
+pub struct Unpin {
+    /// MAC or hostname
+    machine: String,
+}
+
+/// Show or set what machines without a pin boot.
+#[derive(Debug, Args)]
+pub struct Default {
+    /// name:version or a digest; or local, ignore, discover. Shows the default where left out
+    image: Option<String>,
+    /// Have no default
+    #[arg(long, conflicts_with = "image")]
+    clear: bool,
+}
+
+impl Pin {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let now = context.client()?.pin(&self.machine, &self.image)?;
+        context.show(&now, || {
+            let unseen = if now.seen { "" } else { "; it was not seen yet" };
+            format!(
+                "{} is pinned to {}, from its next power-on{unseen}\n{}",
+                self.machine,
+                gets(&now),
+                doubt(&now)
+            )
+        })
+    }
+}
+
+impl Unpin {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let now = context.client()?.unpin(&self.machine)?;
+        context.show(&now, || {
+            format!(
+                "{} has no pin any more: it gets {} from its next power-on\n{}",
+                self.machine,
+                gets(&now),
+                doubt(&now)
+            )
+        })
+    }
+}
+
+fn gets(now: &Explanation) -> String {
+    words(&Assigned { target: Some(now.target.clone()), image: now.image.clone() })
+}
+
+fn doubt(now: &Explanation) -> String {
+    now.refused.as_ref().map_or_else(String::new, |why| format!("warning: {}\n", text::clean(why)))
+}
+
+impl Default {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let client = context.client()?;
+        if self.clear {
+            client.clear_default()?;
+            return context.show(&Assigned::default(), || "there is no default any more\n".to_owned());
+        }
+        match self.image {
+            Some(image) => {
+                let assigned = client.set_default(&image)?;
+                context.show(&assigned, || {
+                    format!("machines without a pin boot {}, from their next power-on\n", words(&assigned))
+                })
+            }
+            None => {
+                let assigned = client.default_target()?;
+                context.show(&assigned, || words(&assigned) + "\n")
+            }
+        }
+    }
+}
+
+/// What is assigned, with tag and digest.
+fn words(assigned: &Assigned) -> String {
+    use crate::model::BootTarget;
+    match (&assigned.target, &assigned.image) {
+        (None, _) => "none".to_owned(),
+        (Some(BootTarget::Image { digest }), Some(tag)) => format!("{tag} ({})", digest.short()),
+        (Some(target), _) => text::clean(&target.to_string()),
+    }
+}

@@ -1,0 +1,263 @@
+//! Wires a configuration to running servers: opens the state, binds every listener, says that it is
+//! ready, and ends in order when it is told to.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `flat` | subnets of links that the configuration gives none |
+//! | `tftp` | a TFTP server on each address that is served, as links come and go |
+//! | `notify` | systemd is told (sd_notify) |
+//! | `error` | why it can't start, and what to do |
+
+mod error;
+mod flat;
+mod notify;
+mod tftp;
+
+pub use error::ServeError;
+
+use crate::{
+    api, config,
+    config::{Config, LogLevel},
+    dhcpd, httpd,
+    provisioner::{Provisioner, SystemClock},
+    store::{ImageStore, Nbps},
+};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddrV4,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+/// Longest wait for servers to end.
+const END: Duration = Duration::from_secs(8);
+/// Boot programs that most machines need.
+const USUAL_NBPS: [(&str, &str); 2] = [("undionly.kpxe", "BIOS"), ("snponly.efi", "UEFI x86-64")];
+
+/// Runs the service until it is told to end (SIGTERM, SIGINT). SIGHUP reads the boot programs again.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    log_to_stderr(config.log);
+    if !config.interfaces.iter().any(|i| i.mode != crate::dhcp::Mode::Off) {
+        if config.interfaces.is_empty() {
+            return Err(ServeError::NoInterface);
+        }
+        tracing::warn!("every interface is off: only HTTP and the API are served");
+    }
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::Start { what: "the runtime", source })?;
+    let outcome = runtime.block_on(serve(config));
+    // What still runs on blocking threads (a read of a dead disk) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let (stop, mut shutdown) = watch::channel(false);
+    watch_signals(stop)?;
+    let more = match flat::subnets(&config, &mut shutdown).await? {
+        Some(more) => more,
+        None => return Ok(()),
+    };
+    let state = &config.state_dir;
+    let images = ImageStore::open(&state.join("store"))?;
+    let nbps = Nbps::load(&config.nbp_dir())?;
+    let token = api::Token::load_or_make(&config.token_file())?;
+    let options = config.options(more);
+    let wrong = options.site.check();
+    if let Some(first) = wrong.into_iter().next() {
+        return Err(ServeError::Site(first));
+    }
+    let clock = Arc::new(SystemClock::new());
+    let provisioner = Provisioner::open(options, state, images.clone(), nbps.clone(), clock)?;
+    warn_of_missing(&nbps, &config);
+
+    // Everything is bound before anything is served.
+    let api_listener = tokio::net::TcpListener::bind(config.api.listen)
+        .await
+        .map_err(|source| ServeError::taken("the API", "tcp", config.api.listen, source))?;
+    let http_at = SocketAddrV4::new(config.http.listen, config.http.port);
+    let http = httpd::Server::bind(httpd::Settings { listen: vec![http_at], ..Default::default() })
+        .map_err(|e| ServeError::taken("HTTP for machines", "tcp", e.addr.into(), e.source))?;
+    let dhcp = dhcpd::Server::bind(dhcp_settings(&config))
+        .map_err(|source| ServeError::Start { what: "DHCP", source })?;
+    let tftp = tftp::Follower::bind(&config)?;
+
+    let monitor = dhcp.monitor();
+    let tftp_counters = tftp.counters();
+    let others: api::OtherCounters = {
+        let monitor = monitor.clone();
+        Arc::new(move || {
+            let dhcp = serde_json::to_value(monitor.status()).unwrap_or_default();
+            let tftp = tftp_counters.lock().unwrap_or_else(PoisonError::into_inner).to_json();
+            BTreeMap::from([("dhcp".to_owned(), dhcp), ("tftp".to_owned(), tftp)])
+        })
+    };
+    tracing::info!("ready: {}", summary(&config, &monitor, &tftp));
+    let mut tasks: JoinSet<Result<(), ServeError>> = JoinSet::new();
+    let failed = |what| move |source| ServeError::Ended { what, source };
+    {
+        let api = api::Api::new(provisioner.clone(), images.clone(), token, others, shutdown.clone());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            api::run(api_listener, api, api::Settings::default(), shutdown).await.map_err(failed("the API"))
+        });
+    }
+    {
+        let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
+        tasks.spawn(async move { http.run(prov, images, shutdown).await.map_err(failed("HTTP")) });
+    }
+    {
+        let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
+        tasks.spawn(async move { dhcp.run(prov, shutdown).await.map_err(failed("DHCP")) });
+    }
+    {
+        let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
+        tasks.spawn(async move { tftp.run(prov, shutdown).await });
+    }
+    {
+        let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            prov.run_ticker(shutdown).await;
+            Ok(())
+        });
+    }
+    reload_on_hangup(nbps);
+    notify::ready();
+
+    let outcome = tokio::select! {
+        _ = async { let _ = shutdown.wait_for(|stop| *stop).await; } => Ok(()),
+        ended = tasks.join_next() => match ended {
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(error)) => Err(ServeError::Ended { what: "a server", source: std::io::Error::other(error) }),
+            _ => Ok(()),
+        },
+    };
+    notify::stopping();
+    if outcome.is_ok() {
+        tracing::info!("ending: transfers in work may finish within {} s", END.as_secs());
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(END, all).await.is_err() {
+            tracing::warn!("some servers did not end in time and were cut off");
+        }
+    }
+    tasks.abort_all();
+    if let Err(error) = provisioner.saved().await {
+        tracing::error!(%error, "the last changes are not on disk");
+    }
+    tracing::info!("ended");
+    outcome
+}
+
+fn dhcp_settings(config: &Config) -> dhcpd::Settings {
+    let one = |i: &config::Interface| dhcpd::InterfaceSettings {
+        name: i.name.clone(),
+        mode: i.mode,
+        http_port: config.http.port,
+        router_advertisement: i.router_advertisement,
+        probe_ms: if config.dhcp.probe { i.probe_ms } else { 0 },
+        ..dhcpd::InterfaceSettings::default()
+    };
+    dhcpd::Settings { interfaces: config.interfaces.iter().map(one).collect() }
+}
+
+/// One line that names what is served where.
+fn summary(config: &Config, monitor: &dhcpd::Monitor, tftp: &tftp::Follower) -> String {
+    let mut parts = Vec::new();
+    for link in monitor.status() {
+        let mode = match link.mode {
+            crate::dhcp::Mode::Proxy => "proxy DHCP",
+            _ => "DHCP",
+        };
+        parts.push(match link.serving {
+            Some(ip) => format!("{mode} on {} ({ip})", link.interface),
+            None => format!("{mode} on {} when it is there", link.interface),
+        });
+    }
+    parts.extend(tftp.addresses().into_iter().map(|a| format!("TFTP {a}")));
+    parts.push(format!("HTTP {}:{}", config.http.listen, config.http.port));
+    parts.push(format!("API {}", config.api.listen));
+    parts.join(", ")
+}
+
+fn warn_of_missing(nbps: &Nbps, config: &Config) {
+    for (file, firmware) in USUAL_NBPS {
+        if nbps.get(file).is_none() {
+            tracing::warn!(
+                "boot program {file} ({firmware}) is not in {}: run `pristine nbp fetch`",
+                config.nbp_dir().display()
+            );
+        }
+    }
+}
+
+fn watch_signals(stop: watch::Sender<bool>) -> Result<(), ServeError> {
+    let on = |kind| signal(kind).map_err(|source| ServeError::Start { what: "signal handling", source });
+    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = stop.send(true);
+        // A second one doesn't wait for anybody.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("told twice: ending at once");
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+fn reload_on_hangup(nbps: Nbps) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let nbps = nbps.clone();
+            match tokio::task::spawn_blocking(move || nbps.reload().map(|()| nbps.list().len())).await {
+                Ok(Ok(count)) => tracing::info!(count, "boot programs read again"),
+                Ok(Err(error)) => tracing::error!(%error, "the boot programs stay as they were"),
+                Err(error) => tracing::error!(%error, "reading the boot programs failed"),
+            }
+        }
+    });
+}
+
+/// Each transfer and connection has a file descriptor: the soft limit of 1,024 is too low for a rack.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = now.maximum.map_or(65_536, |most| most.min(65_536));
+    if now.current.is_some_and(|current| current < wanted) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: now.maximum });
+    }
+}
+
+fn log_to_stderr(level: LogLevel) {
+    use std::io::IsTerminal;
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}
+
+/// A lock that outlives a panic of its holder.
+type Shared<T> = Arc<Mutex<T>>;
