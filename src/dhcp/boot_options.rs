@@ -64,10 +64,6 @@ pub(super) fn boot_part(ctx: &Ctx<'_>) -> Option<BootPart> {
     let mut name = text.clone().into_bytes();
     name.push(0);
     options.push((67, name));
-    // Echoed, but only in the one form that RFC 4578 knows.
-    if let Some(id) = ctx.req.option(97).filter(|id| id.len() == 17 && id.first() == Some(&0)) {
-        options.push((97, id.to_vec()));
-    }
     if matches!(kind, ClientKind::Ipxe(_)) {
         options.push((175, NO_PXEDHCP.to_vec()));
     }

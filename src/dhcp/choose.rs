@@ -97,9 +97,6 @@ impl Leases {
         if asker.known {
             return Ok(());
         }
-        if self.strangers(asker.link) >= bounds.offers_per_link {
-            return Err(Reason::TooManyOffers);
-        }
         let pool = self.pool(subnet.network.network);
         let (size, free) = pool.map_or((0, 0), |p| (p.size(), p.free()));
         let percent = usize::from(bounds.known_reserve_percent.min(100));
@@ -134,6 +131,9 @@ impl Leases {
             return Ok(running.addr);
         }
         self.may_take_another(subnet, asker, now)?;
+        if !asker.known && self.strangers(asker.link) >= self.bounds().offers_per_link {
+            return Err(Reason::TooManyOffers);
+        }
         if let Some(ended) = lease {
             return Ok(ended.addr);
         }

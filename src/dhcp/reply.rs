@@ -72,12 +72,17 @@ impl Draft {
     }
 
     fn send(mut self, ctx: &Ctx<'_>, to: Destination) -> Action {
-        // RFC 6842: the client id comes back; RFC 3046 section 2.1: so does what the relay said, last.
+        // RFC 4578 section 2.3: the machine id comes back, but only in the one form that it knows.
+        let machine_id = ctx.req.option(97).filter(|id| id.len() == 17 && id.first() == Some(&0));
+        if let Some(id) = machine_id.filter(|_| self.kind != ReplyKind::Nak) {
+            self.must(97, id.to_vec());
+        }
+        // RFC 6842: so does the client id; RFC 3046 section 2.2: and what a relay or a snooping switch
+        // added, last.
         if let Some(id) = ctx.req.option(61) {
             self.must(61, id.to_vec());
         }
-        let relayed = !ctx.req.giaddr().is_unspecified();
-        if let Some(info) = ctx.req.option(82).filter(|_| relayed) {
+        if let Some(info) = ctx.req.option(82) {
             self.must(82, info.to_vec());
         }
         let yiaddr = self.yiaddr;

@@ -25,6 +25,8 @@ enum Verdict {
     Nak(&'static str),
     /// Nothing is known of it.
     Unknown,
+    /// It was this machine's, but the lease ended.
+    Ended,
     Silent(Reason),
 }
 
@@ -53,13 +55,16 @@ pub(super) fn request(ctx: &Ctx<'_>, leases: &mut Leases, subnet: &Subnet, asker
         }
         Verdict::Nak(_) => Outcome::silent(Reason::NotAuthoritative),
         // An authoritative server that lost its leases takes them over as their holders renew.
-        Verdict::Unknown if ctx.site.authoritative || state == State::Selecting => {
-            match leases.may_take_another(subnet, asker, ctx.now) {
-                Ok(()) => acknowledge(ctx, leases, subnet, asker, addr),
-                Err(_) => Outcome { action: reply::nak(ctx, "no lease left for you"), changes: Vec::new() },
-            }
+        Verdict::Unknown if !(ctx.site.authoritative || state == State::Selecting) => {
+            Outcome::silent(Reason::UnknownLease)
         }
-        Verdict::Unknown => Outcome::silent(Reason::UnknownLease),
+        Verdict::Unknown | Verdict::Ended => match leases.may_take_another(subnet, asker, ctx.now) {
+            Ok(()) => acknowledge(ctx, leases, subnet, asker, addr),
+            Err(_) if ctx.site.authoritative || state == State::Selecting => {
+                Outcome { action: reply::nak(ctx, "no address left for you"), changes: Vec::new() }
+            }
+            Err(reason) => Outcome::silent(reason),
+        },
         Verdict::Silent(reason) => Outcome::silent(reason),
     }
 }
@@ -96,7 +101,7 @@ fn judge(
     }
     match leases.by_addr(addr) {
         Some(lease) if runs(lease, now) => Verdict::Ack,
-        Some(lease) if lease.mac == asker.mac => Verdict::Ack,
+        Some(lease) if lease.mac == asker.mac => Verdict::Ended,
         Some(_) => Verdict::Nak("address was given to another"),
         None if leases.lease_of(subnet, asker, now).is_some_and(|l| runs(l, now)) => {
             Verdict::Nak("you have another address")

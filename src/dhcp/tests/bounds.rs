@@ -51,6 +51,12 @@ fn strangers_that_bind_leave_the_last_addresses_to_known_machines() {
     assert_eq!(kit.obtain(&Packet::discover(mac(3))), ip(13), "a stranger keeps what it has");
     kit.known = true;
     assert_eq!(kit.obtain(&Packet::discover(mac(9))), ip(19));
+    // A stranger whose lease ended comes late to a pool that is full but for the reserve.
+    kit.known = false;
+    kit.silence(&Packet::release(mac(3), ip(13)));
+    assert_eq!(kit.reply(&Packet::renewing(mac(3), ip(13))).reply.kind, ReplyKind::Nak);
+    kit.known = true;
+    assert_eq!(kit.reply(&Packet::renewing(mac(3), ip(13))).reply.kind, ReplyKind::Ack);
 }
 
 #[test]

@@ -89,9 +89,9 @@ fn relays_choose_the_subnet_and_the_name_we_go_by() {
     assert_eq!(offer.opt(54), Some(&relay.octets()[..]));
     let ask = Packet::selecting(mac(4), relay, offer.yiaddr()).relayed(relay).with(82, &over);
     assert_eq!(kit.reply(&ask).reply.kind, ReplyKind::Ack);
-    // Without a relay, these sub-options are a client's invention.
+    // Without a relay, these sub-options are a client's invention; but switches that snoop want theirs back.
     let offer = kit.reply(&Packet::discover(mac(5)).with(82, &over));
-    assert_eq!((offer.opt(54), offer.opt(82)), (Some(&SERVER.octets()[..]), None));
+    assert_eq!((offer.opt(54), offer.opt(82)), (Some(&SERVER.octets()[..]), Some(&over[..])));
 
     let nak = kit.reply(&Packet::init_reboot(mac(6), ip(10)).relayed(relay));
     assert_eq!(nak.reply.to, Destination::Relay("198.19.4.1:67".parse().unwrap()));
