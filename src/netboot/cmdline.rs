@@ -75,6 +75,10 @@ pub fn max_len(arch: Arch) -> usize {
 /// Most initramfs files that an image has; their names are on the command line.
 pub const MAX_INITRAMFS: usize = 4;
 
+/// What the boot script calls the kernel. EFI builds of iPXE put it in front of the command line; for
+/// its dot the kernel takes it for a module's parameter and does not hand it on to init.
+pub const KERNEL_NAME: &str = "vmlinuz.efi";
+
 /// What the boot script calls an image's initramfs files, in their order.
 pub fn initrd_name(nth: usize) -> String {
     format!("initrd{nth}")
@@ -153,8 +157,8 @@ fn fill(
         words.push(format!("BOOTIF={bootif}"));
     }
     let line = words.join(" ");
-    let max = max_len(arch);
-    if line.len() > max { Err(CmdlineError::TooLong { have: line.len(), max, arch }) } else { Ok(line) }
+    let (have, max) = (KERNEL_NAME.len() + 1 + line.len(), max_len(arch));
+    if have > max { Err(CmdlineError::TooLong { have, max, arch }) } else { Ok(line) }
 }
 
 fn plain(word: &str) -> Result<(), CmdlineError> {

@@ -149,6 +149,7 @@ fn image_script(
         ("generation", input.generation.to_string()),
         ("port", input.server.http_port.to_string()),
         ("kernel_url", url(manifest.kernel, "kernel")),
+        ("kernel_name", cmdline::KERNEL_NAME.to_owned()),
         ("cmdline", line),
         ("initrds", initrds.join("\n")),
     ];
