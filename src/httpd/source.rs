@@ -106,3 +106,66 @@ impl Sources {
         source
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+    use std::io::Write as _;
+
+    const SIZE: u64 = WINDOW + 5000;
+
+    /// A file without a name, that is gone when it is closed.
+    fn file() -> (File, Vec<u8>) {
+        let path = crate::store::durable::tmp_name(&std::env::temp_dir());
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let bytes: Vec<u8> = (0..SIZE).map(|i| (i * 7 + i / 4099) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        (file, bytes)
+    }
+
+    fn whole(source: &Source) -> Vec<u8> {
+        let mut got = Vec::new();
+        while (got.len() as u64) < SIZE {
+            got.extend_from_slice(&source.load(got.len() as u64..SIZE).unwrap());
+        }
+        got
+    }
+
+    #[test]
+    fn a_mapping_and_reads_give_the_same_bytes() {
+        let (file, bytes) = file();
+        let mapped = Source::new(file.try_clone().unwrap(), SIZE);
+        assert!(matches!(mapped, Source::Mapped { .. }));
+        assert!(whole(&mapped) == bytes);
+        assert!(whole(&Source::Read(file)) == bytes);
+    }
+
+    #[test]
+    fn a_file_that_is_shortened_under_us_is_an_error() {
+        let (file, _) = file();
+        let mapped = Source::new(file.try_clone().unwrap(), SIZE);
+        file.set_len(1000).unwrap();
+        assert!(Source::Read(file).load(0..SIZE).is_err());
+        // Linux before 5.14 has no way to ask, and would kill the test.
+        if let Source::Mapped { map, .. } = &mapped
+            && map.advise_range(Advice::PopulateRead, 0, 1).is_ok()
+        {
+            assert!(mapped.load(0..SIZE).is_err());
+        }
+    }
+
+    #[test]
+    fn one_mapping_serves_all_and_goes_with_the_last() {
+        let (file, bytes) = file();
+        let (sources, digest) = (Sources::default(), Digest::of(&bytes));
+        let one = sources.get(digest, file.try_clone().unwrap(), SIZE);
+        let two = sources.get(digest, file.try_clone().unwrap(), SIZE);
+        assert!(Arc::ptr_eq(&one, &two));
+        let slice = one.load(0..10).unwrap();
+        drop((one, two));
+        assert_eq!(slice, bytes[..10], "a slice keeps its mapping");
+        assert!(sources.0.lock().unwrap()[&digest].upgrade().is_none());
+    }
+}

@@ -173,7 +173,11 @@ async fn listen<F: Files>(socket: UdpSocket, server: ServerAddr, shared: Arc<Sha
                     }
                     Admission::Repeated => &shared.counters.repeated,
                     Admission::Full => {
-                        tracing::warn!(%peer, "TFTP request dropped: too many transfers run; the client will ask again");
+                        let dropped = shared.counters.over_bound.load(Ordering::Relaxed) + 1;
+                        // A flood must not become one of the log.
+                        if dropped.is_power_of_two() {
+                            tracing::warn!(%peer, dropped, "TFTP request dropped: too many transfers run; the client will ask again");
+                        }
                         &shared.counters.over_bound
                     }
                 };
@@ -181,7 +185,7 @@ async fn listen<F: Files>(socket: UdpSocket, server: ServerAddr, shared: Arc<Sha
             }
             Ok(Opening::Write(name)) => {
                 shared.counters.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(%peer, name, "TFTP write refused: this server only reads");
+                tracing::debug!(%peer, name, "TFTP write refused: this server only reads");
                 let refusal =
                     packet::error(Code::AccessViolation, "read-only server: writing is not allowed");
                 // A lost refusal is asked for again.

@@ -56,7 +56,7 @@ pub(super) async fn run<F: Files>(
         Mode::Other => return refuse(Code::IllegalOperation, "the mode must be octet").await,
     }
     let Some(name) = clean_name(&request.name) else {
-        tracing::info!(%peer, name = packet::printable(&request.name), "TFTP request refused: no name of a boot program");
+        tracing::debug!(%peer, name = packet::printable(&request.name), "TFTP request refused: no name of a boot program");
         return refuse(Code::AccessViolation, "no name of a boot program").await;
     };
     let file = match timeout(OPEN_TIME, shared.files.open(server, peer, &name)).await {
@@ -66,7 +66,7 @@ pub(super) async fn run<F: Files>(
             return refuse(Code::NotFound, "file not found").await;
         }
         Ok(FileAnswer::Refused(why)) => {
-            tracing::info!(%peer, name, why, "TFTP request refused");
+            tracing::debug!(%peer, name, why, "TFTP request refused");
             return refuse(Code::AccessViolation, &why).await;
         }
         Err(_) => {

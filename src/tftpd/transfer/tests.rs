@@ -84,9 +84,35 @@ fn an_ack_inside_the_window_sends_what_follows_it() {
     let mut t = Transfer::new(file(100_000), &asks(512, 8), 1468);
     t.start();
     assert_eq!(ack(&mut t, 0, MS), Step::Send(1..=8));
-    assert_eq!(ack(&mut t, 3, MS), Step::Send(4..=11));
-    assert_eq!(ack(&mut t, 2, MS), Step::Wait, "an old acknowledgement");
-    assert_eq!(ack(&mut t, 12, MS), Step::Wait, "of a block that was never sent");
+    assert_eq!(ack(&mut t, 3, MS * 2), Step::Send(4..=11));
+    assert_eq!(ack(&mut t, 2, MS * 3), Step::Wait, "an old acknowledgement");
+    assert_eq!(ack(&mut t, 12, MS * 3), Step::Wait, "of a block that was never sent");
+}
+
+#[test]
+fn a_client_that_acknowledges_every_block_gets_no_window_for_each() {
+    let mut t = Transfer::new(file(512 * 640), &asks(512, 64), 1468);
+    t.start();
+    let mut step = ack(&mut t, 0, MS * 2);
+    let (mut packets, mut next) = (0, 1u64);
+    // When the acknowledgement of each block comes: a round trip after it was first sent.
+    let mut arrives = vec![MS * 2];
+    loop {
+        if let Step::Send(blocks) = &step {
+            packets += blocks.end() - blocks.start() + 1;
+            let now = arrives[next as usize - 1];
+            while arrives.len() as u64 <= *blocks.end() {
+                arrives
+                    .push(now.max(arrives[arrives.len() - 1] - MS * 2) + MS * 2 + Duration::from_micros(2));
+            }
+        } else if step != Step::Wait {
+            break;
+        }
+        step = ack(&mut t, next as u16, arrives[next as usize]);
+        next += 1;
+    }
+    assert_eq!(step, Step::Done(TransferOutcome::Complete { bytes: 512 * 640 }));
+    assert!(packets < 3 * 641, "{packets} packets for 641 blocks");
 }
 
 #[test]
