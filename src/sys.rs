@@ -236,3 +236,14 @@ pub fn map_readonly(file: &std::fs::File) -> io::Result<memmap2::Mmap> {
     // bytes beneath is the rule above, which the blob store keeps.
     unsafe { memmap2::MmapOptions::new().map(file) }
 }
+
+/// Whether the kernel's clock is kept in step by somebody (NTP); `None` where it doesn't tell.
+pub fn clock_synchronised() -> Option<bool> {
+    // SAFETY: `timex` is plain numbers, for which all zeros are valid; modes 0 only reads, and the
+    // pointer is to a live value of the right type.
+    let state = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&raw mut timex)
+    };
+    (state >= 0).then_some(state != libc::TIME_ERROR)
+}

@@ -7,6 +7,7 @@
 mod boots;
 mod config;
 mod context;
+mod doctor;
 mod explain;
 mod failure;
 mod image;
@@ -57,6 +58,8 @@ enum Command {
     /// Read, check and show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Say what would keep a boot from working here; exit code 1 if anything would
+    Doctor(doctor::Doctor),
     /// Machines: list, show, set, forget
     #[command(subcommand)]
     Machine(machine::Command),
@@ -95,6 +98,7 @@ impl Command {
         match self {
             Command::Serve(c) => c.run(context),
             Command::Config(c) => c.run(context),
+            Command::Doctor(c) => c.run(context),
             Command::Machine(c) => c.run(context),
             Command::Pin(c) => c.run(context),
             Command::Unpin(c) => c.run(context),

@@ -6,6 +6,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr, ops::Range};
 
 /// Longest name that the kernel gives an interface (IFNAMSIZ less its NUL).
 const LONGEST_NAME: usize = 15;
+/// Longest address probe, in milliseconds.
+const LONGEST_PROBE_MS: u16 = 300;
 
 impl Config {
     /// Everything that is wrong in it; `text` is the file that it was read from.
@@ -14,6 +16,7 @@ impl Config {
         self.interface_problems(text, &mut out);
         self.port_problems(text, &mut out);
         self.path_problems(text, &mut out);
+        self.bound_problems(text, &mut out);
         self.site_problems(text, &mut out);
         out
     }
@@ -36,6 +39,11 @@ impl Config {
                     Problem::at(text, at, format!("interface `{name}` is there twice"))
                         .allowed("one [[interface]] each"),
                 );
+            }
+            if interface.probe_ms > LONGEST_PROBE_MS {
+                let at = span_of(text, &["interface"], Some(i), "probe_ms");
+                let words = "a new client would wait too long for its address";
+                out.push(Problem::at(text, at, words).allowed("0 to 300 milliseconds; 250 by default"));
             }
         }
     }
@@ -75,6 +83,25 @@ impl Config {
                 Problem::at(text, span_of(text, &[], None, "state_dir"), "state_dir is empty")
                     .allowed("a folder, /var/lib/pristine by default"),
             );
+        }
+    }
+
+    fn bound_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        let b = &self.bounds;
+        for (key, value, most) in [
+            ("machines", b.machines, 10_000_000),
+            ("strangers", b.strangers, 10_000_000),
+            ("attempts_per_machine", b.attempts_per_machine, 10_000),
+            ("attempts", b.attempts, 10_000_000),
+            ("scripts_per_minute", usize::try_from(b.scripts_per_minute).unwrap_or(usize::MAX), 100_000),
+        ] {
+            if !(1..=most).contains(&value) {
+                let at = span_of(text, &["bounds"], None, key);
+                out.push(
+                    Problem::at(text, at, format!("{value} can't be a bound here"))
+                        .allowed(format!("1 to {most}")),
+                );
+            }
         }
     }
 

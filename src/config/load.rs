@@ -149,11 +149,29 @@ fn explain(text: &str, error: &toml::de::Error) -> Problem {
             // The span of some tables is their head: name the key itself.
             problem.key = Some(problem.key.map_or(word.to_owned(), |k| format!("{k}.{word}")));
         }
+    } else if let Some(key) = message.strip_prefix("missing field `").and_then(|m| m.strip_suffix('`')) {
+        problem.message = format!("the key `{key}` is missing");
     } else if let Some((wrong, expected)) = message.split_once(", expected ") {
         problem.message = wrong.to_owned();
-        problem.allowed = Some(expected.to_owned());
+        problem.allowed = Some(in_words(expected));
+    } else if message.ends_with("address syntax") {
+        let example = if message.contains("socket") { "127.0.0.1:8081" } else { "192.168.7.1" };
+        problem.allowed = Some(format!("an address, as in \"{example}\""));
     }
     problem
+}
+
+/// Names of Rust's types as what a person may write.
+fn in_words(expected: &str) -> String {
+    match expected {
+        "u8" => "a whole number from 0 to 255".to_owned(),
+        "u16" => "a whole number from 0 to 65535".to_owned(),
+        "u32" | "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "a string" => "a text in quotes".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list, as in [\"a\", \"b\"]".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 fn last(key: &str) -> &str {

@@ -6,6 +6,8 @@ mod keys;
 mod load;
 mod nearest;
 mod sections;
+#[cfg(test)]
+mod tests;
 
 pub use crate::provisioner::Unknown;
 pub use keys::all_keys;

@@ -1,9 +1,12 @@
 //! Integration tests, one binary: linking is slow, and they share the lab's code.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod api;
 mod boots;
 mod boots_firmware;
+mod cli;
 mod dhcpd;
 mod http;
 mod layers;
+mod serve;
 mod tftp;

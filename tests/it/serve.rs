@@ -1,0 +1,184 @@
+//! `pristine serve` as an operator starts it: the real binary, on a network of its own.
+
+use super::api::Dir;
+use pristine::lab::{Host, Net, Running};
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    os::unix::net::UnixDatagram,
+    process::Stdio,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_pristine");
+/// A debug build on a busy machine.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A service with its log.
+struct Serve {
+    running: Running,
+    log: mpsc::Receiver<String>,
+    seen: String,
+}
+
+impl Serve {
+    fn start(host: &Host, state: &Dir, args: &[&str], notify: Option<&str>) -> Serve {
+        let mut command = host.command(BINARY);
+        command.args(["--config", "/dev/null", "--state-dir"]).arg(&state.0).arg("serve").args(args);
+        command.stderr(Stdio::piped());
+        if let Some(socket) = notify {
+            command.env("NOTIFY_SOCKET", socket);
+        }
+        let mut running = host.spawn(command, "pristine serve").unwrap();
+        let stderr = running.child().stderr.take().unwrap();
+        let (sender, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Serve { running, log, seen: String::new() }
+    }
+
+    /// Waits for a line of its log that has these words.
+    #[track_caller]
+    fn says(&mut self, words: &str) -> String {
+        let end = Instant::now() + BOUND;
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push_str(&line);
+                    self.seen.push('\n');
+                    if line.contains(words) {
+                        return line;
+                    }
+                }
+                Err(_) => panic!("the service never said `{words}`, but:\n{}", self.seen),
+            }
+        }
+    }
+
+    /// Tells it to end; its exit code.
+    fn stop(mut self) -> Option<i32> {
+        self.running.terminate();
+        self.running.wait_within(BOUND).unwrap().code()
+    }
+}
+
+fn cli(host: &Host, state: &Dir, args: &[&str]) -> std::process::Output {
+    let mut command = host.command(BINARY);
+    command.args(["--config", "/dev/null", "--state-dir"]).arg(&state.0).args(args);
+    pristine::lab::output_within(command, BOUND).unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn an_interface_alone_serves_a_flat_network_and_keeps_its_promises_over_a_restart() {
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let client = net.client().unwrap();
+    let state = Dir::new("serve");
+    let socket = state.0.join("notify");
+    let notify = UnixDatagram::bind(&socket).unwrap();
+    notify.set_read_timeout(Some(BOUND)).unwrap();
+
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth0"], socket.to_str());
+    serve.says("boot program snponly.efi (UEFI x86-64) is not in");
+    let ready = serve.says("ready: ");
+    for part in ["DHCP on eth0 (198.18.0.1)", "TFTP 198.18.0.1:69", "HTTP 0.0.0.0:8080", "API 127.0.0.1:8081"]
+    {
+        assert!(ready.contains(part), "{part} in: {ready}");
+    }
+    let mut buffer = [0u8; 64];
+    let length = notify.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"READY=1");
+
+    let dhcp = ["busybox", "udhcpc", "-n", "-q", "-f", "-t", "10", "-i", "eth0", "-s", "/bin/true"];
+    client.run(&dhcp).unwrap();
+    let leases = cli(&server, &state, &["lease", "list", "--json"]);
+    let first: serde_json::Value = serde_json::from_slice(&leases.stdout).unwrap();
+    let addr = first[0]["addr"].as_str().unwrap_or_else(|| panic!("no lease: {first}")).to_owned();
+    assert!(addr.starts_with("198.18.0."), "{addr}");
+    assert_eq!(first[0]["mac"], client.mac("eth0").unwrap().to_string());
+
+    // A second service on the same state, and one on the same ports, say who is in the way.
+    let again = cli(&server, &state, &["serve", "--interface", "eth0"]);
+    let said = text(&again.stderr);
+    assert_eq!(again.status.code(), Some(1), "{said}");
+    assert!(said.contains("is in use by process"), "{said}");
+    let other = Dir::new("serve");
+    let again = cli(&server, &other, &["serve", "--interface", "eth0"]);
+    let said = text(&again.stderr);
+    assert_eq!(again.status.code(), Some(1), "{said}");
+    assert!(said.contains("TCP port 8081 of 127.0.0.1 is taken"), "{said}");
+    assert!(said.contains("`ss -lptn 'sport = :8081'` names the holder"), "{said}");
+
+    assert_eq!(serve.stop(), Some(0));
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth0"], None);
+    serve.says("ready: ");
+    let leases = cli(&server, &state, &["lease", "list", "--json"]);
+    let after: serde_json::Value = serde_json::from_slice(&leases.stdout).unwrap();
+    assert_eq!(after[0]["addr"], addr.as_str());
+    assert_eq!(serve.stop(), Some(0));
+}
+
+#[test]
+fn a_missing_interface_is_waited_for() {
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let state = Dir::new("serve");
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth9"], None);
+    serve.says("waiting for an IPv4 address on eth9");
+    server.plug("second", "eth9", None, Some("198.18.9.1/24")).unwrap();
+    assert!(serve.says("ready: ").contains("TFTP 198.18.9.1:69"));
+    assert_eq!(serve.stop(), Some(0));
+
+    let mut waits = Serve::start(&server, &state, &["--interface", "eth8"], None);
+    waits.says("waiting for an IPv4 address on eth8");
+    assert_eq!(waits.stop(), Some(0), "it can be told to end while it waits");
+}
+
+#[test]
+fn the_doctor_names_what_is_in_the_way() {
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let state = Dir::new("doctor");
+    let taken = server.enter(|| TcpListener::bind("0.0.0.0:8080").unwrap()).unwrap();
+    let out = cli(&server, &state, &["doctor", "--interface", "eth0", "--json"]);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    let checks: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let check = |name: &str| {
+        let all = checks.as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("no `{name}` in {checks:#}")).clone()
+    };
+    let http = check("TCP 8080 (HTTP for machines)");
+    assert_eq!(http["level"], "fail");
+    let me = format!("(process {})", std::process::id());
+    assert!(http["found"].as_str().unwrap().contains(&me), "{http}");
+    assert_eq!(check("interface eth0")["level"], "ok");
+    assert_eq!(check("UDP 67 on eth0 (DHCP)")["level"], "ok");
+    assert_eq!(check("other DHCP servers on eth0")["level"], "ok");
+    let nbps = check("boot programs");
+    assert_eq!((&nbps["level"], &nbps["advice"]), (&"fail".into(), &"pristine nbp fetch".into()));
+    drop(taken);
+
+    // With our own service there its ports are no obstacle, but it is seen from another host.
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth0"], None);
+    serve.says("ready: ");
+    let out = cli(&server, &state, &["doctor", "--interface", "eth0"]);
+    let said = text(&out.stdout);
+    assert!(said.contains("held by the running service"), "{said}");
+    assert!(!said.contains("taken by"), "{said}");
+    let other = net.host("other", "198.18.0.2/24").unwrap();
+    let out = cli(&other, &Dir::new("doctor"), &["doctor", "--interface", "eth0"]);
+    let said = text(&out.stdout);
+    assert!(said.contains("198.18.0.1 answers"), "{said}");
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(serve.stop(), Some(0));
+}
