@@ -76,9 +76,10 @@ impl Request {
         Some(all.find(|a| !unknown(a)).unwrap_or(first))
     }
 
+    /// Option 97, unless it says that there is no UUID (SMBIOS 7.2.1: all zeros or all ones).
     fn uuid(&self) -> Option<[u8; 16]> {
         match self.options.get(97)?.split_first() {
-            Some((0, uuid)) => uuid.try_into().ok(),
+            Some((0, uuid)) => uuid.try_into().ok().filter(|u| *u != [0; 16] && *u != [0xff; 16]),
             _ => None,
         }
     }

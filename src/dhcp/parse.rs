@@ -153,8 +153,8 @@ impl Request {
         self.flags & 0x8000 != 0
     }
 
-    /// Tells where the datagram came from. Without it, answers on port 4011 and to INFORM go to
-    /// `ciaddr`, port 68.
+    /// Tells where the datagram came from. Without it, answers on port 4011 go to `ciaddr`, port 4011,
+    /// and those to INFORM to `ciaddr`, port 68.
     pub fn with_source(mut self, source: SocketAddrV4) -> Request {
         self.source = Some(source);
         self

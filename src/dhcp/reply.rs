@@ -153,8 +153,9 @@ fn destination(ctx: &Ctx<'_>, yiaddr: Ipv4Addr) -> Destination {
     }
     // A client that asks port 4011 or says INFORM has an address; its source address is the truest.
     let source = req.source.filter(|s| !s.ip().is_unspecified() && yiaddr.is_unspecified());
-    if let (Some(source), Port::BootServer4011) = (source, ctx.link.port) {
-        return Destination::Unicast(source);
+    if ctx.link.port == Port::BootServer4011 && (source.is_some() || !req.ciaddr().is_unspecified()) {
+        // EDK2 asks from port 4011, iPXE from 68.
+        return Destination::Unicast(source.unwrap_or_else(|| SocketAddrV4::new(req.ciaddr(), 4011)));
     }
     if !req.ciaddr().is_unspecified() {
         return Destination::Unicast(SocketAddrV4::new(req.ciaddr(), 68));

@@ -5,6 +5,7 @@ mod bounds;
 mod life;
 mod props;
 mod quirks;
+mod recorded;
 mod sites;
 mod wire;
 

@@ -110,16 +110,12 @@ fn port_4011_answers_in_both_modes_and_echoes_the_boot_item() {
         assert_eq!(ack.opt(60), Some(&b"PXEClient"[..]));
         assert_eq!(ack.opt(43), Some(&[71, 4, 0, 0, 0, 0, 255][..]));
         assert_eq!((ack.siaddr(), ack.file()), (SERVER, "snponly.efi"));
-        assert_eq!(ack.reply.to, Destination::Unicast("198.18.0.50:68".parse().unwrap()));
-        let req = ask.request().with_source("198.18.0.50:4011".parse().unwrap());
+        assert_eq!(ack.reply.to, Destination::Unicast("198.18.0.50:4011".parse().unwrap()));
+        let req = ask.request().with_source("198.18.0.50:68".parse().unwrap());
         let (leases, link) = (&mut kit.leases, &kit.link);
         let out = respond(&kit.site, leases, link, &req, &kit.boot, true, None, kit.now);
         let Action::Reply(reply) = out.action else { panic!() };
-        assert_eq!(
-            reply.to,
-            Destination::Unicast("198.18.0.50:4011".parse().unwrap()),
-            "where it asked from"
-        );
+        assert_eq!(reply.to, Destination::Unicast("198.18.0.50:68".parse().unwrap()), "where it asked from");
         assert_eq!(kit.silence(&Packet::discover(mac(1)).pxe(7)), Reason::Unexpected);
         assert_eq!(kit.changes, 0);
     }
