@@ -137,7 +137,7 @@ fn two_hex_digits(text: &str) -> Option<u8> {
 
 /// PXELINUX's form: hardware type 01 and the MAC, by hyphens (or colons).
 fn bootif(text: &str) -> Option<[u8; 6]> {
-    let mut bytes = text.split(['-', ':']).map(|b| two_hex_digits(b));
+    let mut bytes = text.split(['-', ':']).map(two_hex_digits);
     if bytes.next()? != Some(1) {
         return None;
     }

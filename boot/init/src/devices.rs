@@ -9,8 +9,17 @@ use std::{
 };
 
 /// Modules that mounting the root needs; those built into the kernel have no file and are passed over.
-const FOR_THE_ROOT: &[&str] =
-    &["sha256_ssse3", "sha256_generic", "sha2_ce", "loop", "dm_mod", "dm_verity", "squashfs", "overlay"];
+const FOR_THE_ROOT: &[&str] = &[
+    "sha256_ssse3",
+    "sha256_generic",
+    "sha2_ce",
+    "sha256_arm64",
+    "loop",
+    "dm_mod",
+    "dm_verity",
+    "squashfs",
+    "overlay",
+];
 
 /// The kernel's modules, and what of them is loaded.
 #[derive(Debug)]

@@ -200,10 +200,10 @@ fn receive(
 }
 
 fn configure(socket: &UdpSocket, interface: &str, lease: &Answer) -> Result<()> {
-    if let Some(mtu) = lease.mtu {
-        if let Err(e) = sys::set_mtu(socket, interface, mtu) {
-            say(format!("could not set the MTU {mtu} of {interface}: {e}"));
-        }
+    if let Some(mtu) = lease.mtu
+        && let Err(e) = sys::set_mtu(socket, interface, mtu)
+    {
+        say(format!("could not set the MTU {mtu} of {interface}: {e}"));
     }
     sys::set_address(socket, interface, lease.addr, lease.mask)
         .doing(format!("give {interface} the address {}", lease.addr))?;

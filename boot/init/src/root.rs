@@ -42,7 +42,7 @@ pub fn check_memory(rootfs: &RootFs) -> Result<()> {
     let need = rootfs.blob.size + 2 * rootfs.verity.tree.size + SPARE;
     if need > available {
         return failed(format!(
-            "too little memory: the root takes {} MiB and {} MiB of {} MiB are free. Give the machine {} MiB or more, or \
+            "too little memory: the root needs {} MiB and {} of {} MiB are free. Give the machine {} MiB or more, or \
              make the image smaller",
             mib(need),
             mib(available),

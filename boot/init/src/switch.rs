@@ -42,7 +42,7 @@ fn go(init: &str) -> Result<std::convert::Infallible> {
     failed(format!("could not start {init} of the image: {error}"))
 }
 
-fn open_dir(at: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
+fn open_dir(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
@@ -72,11 +72,10 @@ fn delete_below(dir: &OwnedFd, device: u64, depth: u32) {
             continue;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if depth < 64 {
-                if let Ok(sub) = name.to_str().map_err(|_| ()).and_then(|n| open_dir(dir, n).map_err(|_| ()))
-                {
-                    delete_below(&sub, device, depth + 1);
-                }
+            if depth < 64
+                && let Ok(sub) = open_dir(dir, name)
+            {
+                delete_below(&sub, device, depth + 1);
             }
             let _ = rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
         } else {

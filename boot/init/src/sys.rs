@@ -121,7 +121,7 @@ pub fn add_route(
         destination: sockaddr(Ipv4Addr::from(u32::from(destination) & mask)),
         gateway: sockaddr(gateway.unwrap_or(Ipv4Addr::UNSPECIFIED)),
         mask: sockaddr(Ipv4Addr::from(mask)),
-        flags: flags as u16,
+        flags,
         pad2: 0,
         pad3: 0,
         pad4: std::ptr::null(),
