@@ -11,6 +11,7 @@ use super::{
     cpio::Cpio,
     modules::{HELPFUL, Modules, ModulesError, REQUIRED, SERVER_NICS, VIRTUAL_NICS, plain_path},
 };
+use crate::model::Arch;
 use flate2::{Compression, write::GzEncoder};
 use std::{
     collections::BTreeSet,
@@ -52,6 +53,8 @@ pub enum Nics {
 pub struct Built {
     /// The kernel that it fits.
     pub kernel_version: String,
+    /// What init runs on, where Pristine knows that.
+    pub arch: Option<Arch>,
     /// Modules in it.
     pub modules: usize,
     /// Bytes before compression.
@@ -129,7 +132,8 @@ pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> 
         Out::Plain(mut w) => w.flush()?,
         Out::Gzip(w) => w.finish()?.flush()?,
     }
-    Ok(Built { kernel_version: modules.version().to_owned(), modules: paths.len(), unpacked })
+    let kernel_version = modules.version().to_owned();
+    Ok(Built { kernel_version, arch: elf_arch(&init), modules: paths.len(), unpacked })
 }
 
 /// Every folder on the way to `paths`, parents first.
@@ -164,6 +168,17 @@ fn read_init(path: &Path) -> Result<Vec<u8>, InitramfsError> {
         }
     }
     Ok(bytes)
+}
+
+/// What a 64-bit ELF program runs on (ELF header, e_machine).
+fn elf_arch(program: &[u8]) -> Option<Arch> {
+    match program.get(18..20)? {
+        [62, 0] => Some(Arch::X86_64),
+        [183, 0] => Some(Arch::Aarch64),
+        [243, 0] => Some(Arch::Riscv64),
+        [2, 1] => Some(Arch::Loongarch64),
+        _ => None,
+    }
 }
 
 enum Out<W: Write> {

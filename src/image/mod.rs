@@ -1,5 +1,12 @@
 //! Making images: squashfs checks, dm-verity trees, initramfs archives, import.
 
+pub mod copy;
 pub mod cpio;
+pub mod import;
 pub mod initramfs;
+pub mod kernel;
 pub mod modules;
+pub mod progress;
+pub mod squashfs;
+pub mod verify;
+pub mod verity;

@@ -15,8 +15,9 @@ pub(super) struct Tracked {
     pub heard: Millis,
     /// Latest progress.
     pub moved: Millis,
-    /// When it began: its place in the order of all.
-    pub began: Millis,
+    /// When it began: its place in the order of all, with a number that the table sets to tell those
+    /// of one millisecond apart.
+    pub began: (Millis, u64),
     /// Firmware began it, not an iPXE ROM.
     pub by_firmware: bool,
     /// Its image reports stages.
@@ -33,7 +34,8 @@ pub(super) struct Attempts {
     by_mac: HashMap<Mac, VecDeque<AttemptId>>,
     by_token: HashMap<Digest, AttemptId>,
     by_addr: HashMap<Ipv4Addr, AttemptId>,
-    by_age: BTreeSet<(Millis, AttemptId)>,
+    by_age: BTreeSet<((Millis, u64), AttemptId)>,
+    added: u64,
     /// Those that may still become stuck.
     running: HashSet<AttemptId>,
 }
@@ -47,6 +49,7 @@ impl Attempts {
             by_token: HashMap::new(),
             by_addr: HashMap::new(),
             by_age: BTreeSet::new(),
+            added: 0,
             running: HashSet::new(),
         }
     }
@@ -64,7 +67,7 @@ impl Attempts {
             let running = attempt.verdict == Verdict::Running;
             let tracked = Tracked {
                 heard: last,
-                began: attempt.began().unwrap_or(last),
+                began: (attempt.began().unwrap_or(last), 0),
                 // The service was away: what happened meanwhile is not known, so time starts anew.
                 moved: if running { now } else { last },
                 by_firmware: attempt.firmware.is_some(),
@@ -82,7 +85,9 @@ impl Attempts {
     }
 
     /// Adds a machine's newest attempt. Returns the changes for those that it pushed out.
-    pub fn add(&mut self, tracked: Tracked) -> Vec<Change> {
+    pub fn add(&mut self, mut tracked: Tracked) -> Vec<Change> {
+        self.added += 1;
+        tracked.began.1 = self.added;
         let id = tracked.attempt.id;
         let mac = tracked.attempt.mac;
         self.by_age.insert((tracked.began, id));

@@ -190,7 +190,7 @@ impl State {
         }
         fx.events.push(attempt.clone());
         let tracked =
-            Tracked { heard: now, moved: now, began: now, by_firmware, native: true, kept, attempt };
+            Tracked { heard: now, moved: now, began: (now, 0), by_firmware, native: true, kept, attempt };
         fx.changes.extend(self.attempts.add(tracked));
     }
 

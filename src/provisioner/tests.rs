@@ -1,1 +1,425 @@
+//! The whole provisioner over a real store, with packets in and a clock that stands still.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+use super::{testing::server, *};
+use crate::{
+    dhcp::{self, Action, Link, Mode, Port, ReplyKind},
+    model::{Arch, BootTarget, Digest, Manifest, Rule, Stage, Verdict},
+    store::testing::TempDir,
+};
+use std::{collections::BTreeMap, io::Write as _, net::Ipv4Addr};
+
+struct World {
+    state: TempDir,
+    images: TempDir,
+    clock: Arc<TestClock>,
+    options: Options,
+    prov: Provisioner,
+}
+
+const M: &str = "52:54:00:00:00:01";
+
+fn mac(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    Mac([0x52, 0x54, a, b, c, d])
+}
+
+fn open(state: &TempDir, images: &TempDir, clock: &Arc<TestClock>, options: &Options) -> Provisioner {
+    let nbp = state.path().join("nbp");
+    std::fs::create_dir_all(&nbp).unwrap();
+    std::fs::write(nbp.join("snponly.efi"), b"MZ").unwrap();
+    let store = ImageStore::open(images.path()).unwrap();
+    let nbps = Nbps::load(&nbp).unwrap();
+    Provisioner::open(options.clone(), state.path(), store, nbps, clock.clone()).unwrap()
+}
+
+impl World {
+    fn new(options: Options) -> World {
+        let (state, images) = (TempDir::new(), TempDir::new());
+        let clock = Arc::new(TestClock::at(1_000_000));
+        let mut options = options;
+        options.site.subnets = vec![dhcp::Subnet::flat(server().ip, 24)];
+        options.site.probe = false;
+        let prov = open(&state, &images, &clock, &options);
+        World { state, images, clock, options, prov }
+    }
+
+    /// Ends the service and starts it again on the same folder.
+    fn restart(self) -> World {
+        let World { state, images, clock, options, prov } = self;
+        drop(prov);
+        let prov = open(&state, &images, &clock, &options);
+        World { state, images, clock, options, prov }
+    }
+
+    fn import(&self, tag: &str, arch: Arch, native: bool) -> Digest {
+        let store = self.prov.images();
+        let sealed = |bytes: &str| {
+            let mut w = store.blobs().begin().unwrap();
+            w.write_all(bytes.as_bytes()).unwrap();
+            w.seal(Digest::of(bytes.as_bytes())).unwrap()
+        };
+        let blobs = vec![sealed(&format!("kernel of {tag}")), sealed("initramfs")];
+        let manifest = Manifest {
+            schema: 1,
+            tag: tag.parse().unwrap(),
+            arch,
+            kernel: blobs[0].name(),
+            initramfs: vec![blobs[1].name()],
+            rootfs: None,
+            cmdline: "quiet".into(),
+            native,
+            labels: BTreeMap::new(),
+            provenance: BTreeMap::new(),
+        };
+        store.publish(blobs, &manifest, false).unwrap().digest
+    }
+
+    fn kernel(&self, image: Digest) -> Digest {
+        self.prov.images().get(image).unwrap().unwrap().manifest.kernel.digest
+    }
+
+    async fn dhcp(&self, packet: &[u8]) -> Action {
+        let req = dhcp::parse(packet).unwrap();
+        self.prov.dhcp(&link(), &req, None).await
+    }
+
+    /// DISCOVER and REQUEST; the address.
+    async fn lease(&self, n: u32, more: &[(u8, &[u8])]) -> Option<Ipv4Addr> {
+        let Action::Reply(offer) = self.dhcp(&packet(1, n, more)).await else { return None };
+        assert_eq!(offer.kind, ReplyKind::Offer);
+        let ours = server().ip.octets();
+        let wanted = offer.yiaddr.octets();
+        let more = [more, &[(54, &ours), (50, &wanted)]].concat();
+        match self.dhcp(&packet(3, n, &more)).await {
+            Action::Reply(ack) if ack.kind == ReplyKind::Ack => Some(ack.yiaddr),
+            _ => None,
+        }
+    }
+
+    async fn script(&self, n: u32, peer: Ipv4Addr) -> Result<String, ScriptError> {
+        let query = ScriptQuery {
+            mac: mac(n).to_string(),
+            serial: "S1".into(),
+            platform: "efi".into(),
+            buildarch: "x86_64".into(),
+            ..ScriptQuery::default()
+        };
+        self.prov.script(server(), peer, query).await
+    }
+
+    fn last(&self) -> BootAttempt {
+        self.prov.attempts(None, 1).remove(0)
+    }
+}
+
+fn link() -> Link {
+    Link {
+        name: "eth1".into(),
+        index: 2,
+        server: server(),
+        prefix_len: 24,
+        mode: Mode::Full,
+        port: Port::Server67,
+    }
+}
+
+fn packet(kind: u8, n: u32, options: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut out = vec![1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0, 0];
+    out.extend([0; 16]);
+    out.extend(mac(n).0);
+    out.resize(236, 0);
+    out.extend([99, 130, 83, 99, 53, 1, kind]);
+    for (code, value) in options {
+        out.extend([*code, value.len() as u8]);
+        out.extend(*value);
+    }
+    out.push(255);
+    out
+}
+
+const PXE: &[(u8, &[u8])] = &[(60, b"PXEClient:Arch:00007:UNDI:003016"), (93, &[0, 7])];
+const IPXE: &[(u8, &[u8])] =
+    &[(60, b"PXEClient:Arch:00007:UNDI:003016"), (93, &[0, 7]), (77, b"iPXE"), (175, &[19, 1, 1, 36, 1, 1])];
+const INIT: &[(u8, &[u8])] = &[(60, b"pristine-init")];
+
+fn token_of(script: &str) -> String {
+    let at = script.find("pristine.token=").expect("a token") + "pristine.token=".len();
+    script[at..].chars().take_while(char::is_ascii_hexdigit).collect()
+}
+
+fn stage(stage: Stage) -> Report {
+    Report::Stage { stage, detail: None }
+}
+
+#[tokio::test]
+async fn one_boot_is_one_attempt_from_first_packet_to_healthy_and_survives_a_restart() {
+    let w = World::new(Options::default());
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.prov.pin(M, "web:1").await.unwrap();
+    let addr = w.lease(1, PXE).await.unwrap();
+    let file = w.prov.tftp_file(server(), addr, "/snponly.efi\u{ff}").await;
+    assert_eq!(file, FileAnswer::Found(bytes::Bytes::from_static(b"MZ")));
+    w.prov.file_done(addr, "snponly.efi", TransferOutcome::Probe).await;
+    w.prov.file_done(addr, "snponly.efi", TransferOutcome::Complete { bytes: 2 }).await;
+    assert_eq!(w.lease(1, IPXE).await, Some(addr), "iPXE keeps the firmware's address");
+    let script = w.script(1, addr).await.unwrap();
+    let token = token_of(&script);
+    let boot = w.last().id;
+    assert!(script.contains(&web.to_string()) && script.contains(&boot.to_string()), "{script}");
+    w.prov.blob_fetched(boot, w.kernel(web), true).await;
+    w.prov.blob_fetched(boot, Digest::of(b"initramfs"), true).await;
+    w.lease(1, INIT).await.unwrap();
+
+    let w = w.restart();
+    assert_eq!(w.prov.leases()[0].addr, addr);
+    use Stage::*;
+    for s in [Init, Network, Rootfs, Verified, SwitchRoot] {
+        w.prov.report(&token, stage(s)).await.unwrap();
+        assert_eq!(w.prov.report(&token, stage(s)).await, Err(ReportError::Already));
+    }
+    w.prov.report(&token, stage(Healthy)).await.unwrap();
+    assert_eq!(w.prov.report(&token, stage(Healthy)).await, Err(ReportError::Already), "a lost answer");
+    let dead = w.prov.report(&token, Report::Failed { failed: "x".into() }).await;
+    assert!(matches!(dead, Err(ReportError::DeadToken(_))), "{dead:?}");
+
+    let w = w.restart();
+    assert_eq!(w.prov.attempts(None, 10).len(), 1);
+    let a = w.last();
+    let stages: Vec<Stage> = a.stages.iter().map(|s| s.stage).collect();
+    let all = [
+        Discover, Offer, Ack, Nbp, Script, Kernel, Initramfs, Init, Network, Rootfs, Verified, SwitchRoot,
+        Healthy,
+    ];
+    assert_eq!(stages, all);
+    assert_eq!(
+        (a.verdict, a.image, a.rule, a.addr),
+        (Verdict::Healthy, Some(web), Some(Rule::Pin), Some(addr))
+    );
+    assert_eq!(a.token_hash, None, "not even the token's hash is shown");
+    let m = w.prov.machine(M).unwrap();
+    assert_eq!((m.running, m.last_healthy, m.arch), (Some(web), Some(web), Some(Arch::X86_64)));
+    assert_eq!(m.serial.as_deref(), Some("S1"));
+}
+
+#[tokio::test]
+async fn a_boot_keeps_its_image_across_a_repointing_and_the_next_one_gets_the_new() {
+    let w = World::new(Options::default());
+    let (one, two) = (w.import("web:1", Arch::X86_64, true), w.import("web:2", Arch::X86_64, true));
+    w.prov.pin(M, "web:1").await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    let first = w.script(1, addr).await.unwrap();
+    let boot = w.last().id;
+    w.prov.blob_fetched(boot, w.kernel(one), true).await;
+    w.prov.pin(M, "web:2").await.unwrap();
+    w.prov.report(&token_of(&first), stage(Stage::Init)).await.unwrap();
+    assert_eq!((w.last().id, w.last().image), (boot, Some(one)), "it goes on with what it began");
+
+    // Its iPXE asks again (or the machine was reset without DHCP): another boot, and another token.
+    let second = w.script(1, addr).await.unwrap();
+    assert!(second.contains(&two.to_string()) && !second.contains(&one.to_string()), "{second}");
+    assert_ne!(w.last().id, boot);
+    assert!(w.last().generation > w.prov.attempts(None, 2)[1].generation);
+    assert_eq!(w.prov.attempts(None, 2)[1].verdict, Verdict::Superseded);
+    let straddling = w.prov.report(&token_of(&first), stage(Stage::Network)).await;
+    assert!(matches!(straddling, Err(ReportError::DeadToken(_))), "{straddling:?}");
+    w.prov.report(&token_of(&second), stage(Stage::Init)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_same_script_asked_twice_is_one_boot_and_only_the_latest_token_counts() {
+    let w = World::new(Options::default());
+    w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    let first = token_of(&w.script(1, addr).await.unwrap());
+    let second = token_of(&w.script(1, addr).await.unwrap());
+    assert_eq!(w.prov.attempts(None, 10).len(), 1);
+    assert_eq!(w.prov.report(&first, stage(Stage::Init)).await, Err(ReportError::UnknownToken));
+    assert_eq!(w.prov.report("", stage(Stage::Init)).await, Err(ReportError::UnknownToken));
+    let early = w.prov.report(&second, stage(Stage::Kernel)).await;
+    assert_eq!(early, Err(ReportError::NotReportable(Stage::Kernel)));
+    w.clock.advance(24 * 3_600_000);
+    let late = w.prov.report(&second, stage(Stage::Init)).await;
+    assert!(matches!(late, Err(ReportError::DeadToken(_))), "{late:?}");
+}
+
+#[tokio::test]
+async fn pins_store_digests_outlive_restarts_and_name_the_nearest_image() {
+    let w = World::new(Options::default());
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.import("arm:1", Arch::Aarch64, true);
+    let e = w.prov.pin(M, "wev:1").await.unwrap_err().to_string();
+    assert!(e.contains("web:1"), "{e}");
+    assert!(w.prov.machine(M).is_err(), "a failed pin makes no machine");
+    let got = w.prov.pin(M, "web:1").await.unwrap();
+    assert_eq!((got.seen, got.target), (true, BootTarget::Image { digest: web }));
+    let patch = MachinePatch { hostname: Some(Some("Node-1".into())), ..MachinePatch::default() };
+    w.prov.set_machine(M, patch.clone()).await.unwrap();
+    let taken = w.prov.set_machine("52:54:00:00:00:02", patch).await;
+    assert!(matches!(taken, Err(CommandError::Taken { .. })), "{taken:?}");
+    w.prov.set_default(Some("local")).await.unwrap();
+
+    let w = w.restart();
+    assert_eq!(w.prov.machine("node-1").unwrap().pin, Some(BootTarget::Image { digest: web }));
+    let e = w.prov.machine("node-2").unwrap_err().to_string();
+    assert!(e.contains("near it: node-1"), "{e}");
+    assert_eq!(w.prov.default_target().unwrap().target, BootTarget::Local);
+    let got = w.prov.unpin("node-1").await.unwrap();
+    assert_eq!((got.target, got.rule), (BootTarget::Local, Rule::Default));
+    w.lease(1, PXE).await.unwrap();
+    assert_eq!(w.last().verdict, Verdict::Local);
+    let e = w.prov.pin(M, "arm:1").await.unwrap_err().to_string();
+    assert!(e.contains("arm:1 is for aarch64, but 52:54:00:00:00:01 is x86_64"), "{e}");
+    w.prov.forget("node-1").await.unwrap();
+    let w = w.restart();
+    assert_eq!((w.prov.machines().len(), w.prov.attempts(None, 9).len()), (0, 0));
+    assert_eq!(w.prov.leases().len(), 1, "a lease is a promise");
+}
+
+#[tokio::test]
+async fn explain_says_which_rule_and_what_is_wrong() {
+    let w = World::new(Options::default());
+    let never = w.prov.explain(M).unwrap();
+    assert!(!never.seen);
+    assert_eq!(never.why, "waits at the discover screen: it has no pin, and the site has no default");
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    w.lease(1, PXE).await.unwrap();
+    let got = w.prov.explain(M).unwrap();
+    assert_eq!(
+        got.why,
+        format!("boots web:1 ({}): it has no pin, and this is the site's default", web.short())
+    );
+    assert_eq!((got.nbp.as_deref(), got.leases.len()), (Some("snponly.efi"), 1));
+    std::fs::remove_file(w.prov.images().blobs().path(web)).unwrap();
+    let got = w.prov.explain(M).unwrap();
+    assert!(got.refused.as_deref().unwrap().contains("not in the store"), "{got:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_not_booted_and_console_and_attempt_say_why() {
+    let w = World::new(Options::default());
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    std::fs::remove_file(w.prov.images().blobs().path(w.kernel(web))).unwrap();
+    let script = w.script(1, addr).await.unwrap();
+    assert!(!script.contains("pristine.token") && script.contains("web:1"), "{script}");
+    let Verdict::Failed { reason } = w.last().verdict else { panic!("{:?}", w.last()) };
+    assert!(reason.contains("web:1") && reason.contains("missing"), "{reason}");
+    assert_eq!(w.prov.machine(M).unwrap().running, None);
+    w.script(1, addr).await.unwrap();
+    assert_eq!(w.prov.attempts(None, 9).len(), 1, "its screen asks again: still the same boot");
+}
+
+#[tokio::test]
+async fn no_ack_no_script_and_no_pin_without_the_disk_and_all_again_when_it_is_back() {
+    let w = World::new(Options::default());
+    w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    w.prov.db().limit_pages(0);
+    let e = w.prov.pin(M, "local").await.unwrap_err();
+    assert!(e.to_string().contains("nothing was changed"), "{e}");
+    assert_eq!(w.prov.machine(M).unwrap().pin, None, "undone");
+    assert_eq!(w.lease(2, PXE).await, None);
+    assert!(matches!(w.script(1, addr).await, Err(ScriptError::NotSaved(_))));
+    assert!(w.prov.set_default(Some("local")).await.is_err());
+    assert_ne!(w.prov.default_target().unwrap().target, BootTarget::Local);
+    assert!(w.prov.stats().not_saved >= 1);
+
+    w.prov.db().limit_pages(1_000_000);
+    let second = w.lease(2, PXE).await.unwrap();
+    w.script(1, addr).await.unwrap();
+    let w = w.restart();
+    let mut leased: Vec<Ipv4Addr> = w.prov.leases().iter().map(|l| l.addr).collect();
+    leased.sort_unstable();
+    let mut expected = vec![addr, second];
+    expected.sort_unstable();
+    assert_eq!(leased, expected);
+    assert_eq!(w.prov.machine(M).unwrap().pin, None);
+    assert_ne!(w.prov.default_target().unwrap().target, BootTarget::Local);
+}
+
+#[tokio::test]
+async fn strangers_cost_no_write_and_bounded_memory() {
+    let bounds = Bounds { strangers: 8, attempts_per_machine: 3, ..Bounds::default() };
+    let w = World::new(Options { bounds, ..Options::default() });
+    let before = w.prov.stats().commits;
+    for n in 0..500 {
+        let _ = w.dhcp(&packet(1, n, PXE)).await;
+    }
+    w.prov.saved().await.unwrap();
+    let stats = w.prov.stats();
+    assert_eq!((stats.machines, stats.strangers, stats.attempts, stats.commits), (0, 8, 8, before));
+    assert_eq!(w.prov.machines().len(), 8, "the latest are shown");
+    w.clock.advance(61_000);
+    w.lease(499, PXE).await.unwrap();
+    assert_eq!(w.prov.stats().machines, 1, "an address brings it on record");
+    let w = w.restart();
+    assert_eq!(w.prov.machines().len(), 1);
+    assert_eq!(w.last().mac, mac(499));
+    for _ in 0..10 {
+        w.lease(499, PXE).await.unwrap();
+    }
+    assert_eq!(w.prov.attempts(Some(mac(499)), 99).len(), 3);
+    let w = w.restart();
+    assert_eq!(w.prov.attempts(None, 99).len(), 3);
+    let _ = w.dhcp(&packet(1, 7, &[])).await;
+    assert_eq!(w.prov.machines().len(), 1, "an operating system's DHCP makes no machine appear");
+}
+
+#[tokio::test]
+async fn a_boot_that_stops_is_stuck_with_a_cause_and_told_to_those_who_watch() {
+    let w = World::new(Options::default());
+    let mut watch = w.prov.watch();
+    w.lease(1, PXE).await.unwrap();
+    w.clock.advance(89_000);
+    w.prov.tick();
+    assert_eq!(w.last().verdict, Verdict::Running);
+    w.clock.advance(1_000);
+    w.prov.tick();
+    let Verdict::Stuck { cause } = w.last().verdict else { panic!("{:?}", w.last()) };
+    assert!(!cause.is_empty());
+    let mut seen = Vec::new();
+    while let Ok(a) = watch.try_recv() {
+        assert_eq!(a.token_hash, None);
+        seen.push(a);
+    }
+    assert_eq!(seen.last(), Some(&w.last()));
+    assert_eq!(seen.first().map(|a| a.stages.len()), Some(1));
+    let addr = w.prov.leases()[0].addr;
+    w.prov.file_done(addr, "snponly.efi", TransferOutcome::Complete { bytes: 2 }).await;
+    assert_eq!((w.last().verdict, w.last().reached()), (Verdict::Running, Some(Stage::Nbp)));
+    w.lease(1, PXE).await.unwrap();
+    assert_eq!(w.prov.attempts(None, 9)[1].verdict, Verdict::Superseded);
+}
+
+#[tokio::test]
+async fn ignored_machines_leave_no_attempt_and_too_many_scripts_are_refused() {
+    let bounds = Bounds { scripts_per_minute: 2, ..Bounds::default() };
+    let w = World::new(Options { unknown: Unknown::Ignore, bounds, ..Options::default() });
+    let addr = w.lease(1, PXE).await.unwrap();
+    assert_eq!(w.prov.attempts(None, 9), Vec::new());
+    w.script(1, addr).await.unwrap();
+    w.script(1, addr).await.unwrap();
+    assert_eq!(w.script(1, addr).await, Err(ScriptError::TooMany(mac(1))));
+    assert!(w.script(2, addr).await.is_ok(), "another machine is not held up");
+    w.clock.advance(60_000);
+    assert!(w.script(1, addr).await.is_ok());
+    let bad = ScriptQuery { mac: "${net0/mac}".into(), ..ScriptQuery::default() };
+    assert!(matches!(w.prov.script(server(), addr, bad).await, Err(ScriptError::BadMac(_))));
+    assert!(w.prov.attempts(None, 9).is_empty());
+}
+
+#[tokio::test]
+async fn autoexec_is_made_and_what_nobody_has_is_not_found() {
+    let w = World::new(Options::default());
+    let peer = Ipv4Addr::new(198, 18, 0, 9);
+    let FileAnswer::Found(text) = w.prov.tftp_file(server(), peer, "autoexec.ipxe").await else { panic!() };
+    assert!(text.starts_with(b"#!ipxe"));
+    for name in ["revocations.efi", "../pristine.db", "", "/"] {
+        assert_eq!(w.prov.tftp_file(server(), peer, name).await, FileAnswer::NotFound, "{name}");
+    }
+}

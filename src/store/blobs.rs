@@ -59,6 +59,20 @@ pub enum StoreError {
         /// What it would point to.
         new: Digest,
     },
+    /// Known beforehand not to fit.
+    #[error(
+        "there is no room: {path} has {} MiB free and {} MiB are needed; `pristine image rm` what no machine uses. Nothing was changed",
+        free >> 20,
+        (needs >> 20) + 1
+    )]
+    NoRoom {
+        /// The store.
+        path: PathBuf,
+        /// Bytes.
+        needs: u64,
+        /// Bytes.
+        free: u64,
+    },
     /// A manifest that can't be written as JSON.
     #[error("the manifest can't be written: {0}")]
     Manifest(#[from] serde_json::Error),

@@ -92,7 +92,7 @@ impl Db {
         self.shared.counts()
     }
 
-    /// Lets tests fill the disk: at most this many pages of 4,096 bytes.
+    /// Lets tests fill the disk: at most this many pages of 4,096 bytes; with 0 every write fails.
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
         self.shared.limit_pages(pages);

@@ -182,6 +182,18 @@ impl ImageStore {
         &self.0.blobs
     }
 
+    /// Fails with the error of a full disk where `bytes` more don't fit: before an hour of copying, not
+    /// after it.
+    pub fn require_free(&self, bytes: u64) -> Result<(), StoreError> {
+        let path = &self.0.dir;
+        let stat = rustix::fs::statvfs(path).map_err(|e| io_at("look at", path)(e.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if bytes <= free {
+            return Ok(());
+        }
+        Err(StoreError::NoRoom { path: path.clone(), needs: bytes, free })
+    }
+
     /// The image with this digest. One `stat` where it was asked before.
     ///
     /// # Errors

@@ -104,6 +104,9 @@ fn relays_choose_the_subnet_and_the_name_we_go_by() {
     assert_eq!(renewed.reply.to, Destination::Unicast("198.19.4.100:68".parse().unwrap()));
 }
 
+/// Makes one thing wrong in a good site.
+type Spoil<'a> = &'a dyn Fn(&mut Site);
+
 fn ends_with_then_zeros(bytes: &[u8], tail: &[u8]) -> bool {
     let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
     bytes[..end].ends_with(tail)
@@ -183,7 +186,7 @@ fn check_names_what_is_wrong() {
         hex: hex.map(|h| HexBytes(h.bytes().collect())),
         always: false,
     };
-    let cases: &[(&dyn Fn(&mut Site), &str)] = &[
+    let cases: &[(Spoil<'_>, &str)] = &[
         (
             &|s| s.subnets.push(Subnet::new("198.18.0.0/16".parse().unwrap())),
             "198.18.0.0/16 and 198.18.0.0/24 overlap",

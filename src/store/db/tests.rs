@@ -1,2 +1,247 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use super::*;
+use crate::{
+    model::{AttemptId, ClientKey, Digest, LeaseState, Mac, Stage, StageEvent, Verdict},
+    store::testing::TempDir,
+};
+use proptest::prelude::*;
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+fn mac(n: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, n])
+}
+
+fn addr(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, 0, n)
+}
+
+fn lease(n: u8, expires: i64) -> Lease {
+    Lease {
+        addr: addr(n),
+        client: ClientKey::Id(vec![1, n]),
+        mac: mac(n),
+        state: LeaseState::Bound,
+        expires,
+        hostname: Some(format!("h{n}")),
+    }
+}
+
+fn machine(n: u8) -> Machine {
+    let mut m = Machine::new(mac(n), 5);
+    m.pin = Some(BootTarget::Image { digest: Digest::of(&[n]) });
+    m.labels = BTreeMap::from([("a".into(), "b".into())]);
+    m
+}
+
+fn attempt(n: u8) -> BootAttempt {
+    let mut a = BootAttempt::new(AttemptId(n.into()), mac(n));
+    a.stages = vec![StageEvent { stage: Stage::Discover, at: n.into(), detail: None }];
+    a.verdict = Verdict::Failed { reason: "no".into() };
+    a.token_hash = Some(Digest::of(b"t"));
+    a
+}
+
+fn open(dir: &TempDir) -> (Db, Loaded) {
+    Db::open(dir.path()).unwrap()
+}
+
+#[test]
+fn everything_comes_back_after_a_restart() {
+    let dir = TempDir::new();
+    let (db, loaded) = open(&dir);
+    assert_eq!(loaded, Loaded::default());
+    let default = Some(BootTarget::Local);
+    let all = vec![
+        Change::Lease(lease(1, 10)),
+        Change::Lease(lease(2, 10)),
+        Change::Machine(machine(1)),
+        Change::Machine(machine(2)),
+        Change::Attempt(attempt(2)),
+        Change::Attempt(attempt(1)),
+        Change::Default(default.clone()),
+    ];
+    db.enqueue(all).wait().unwrap();
+    drop(db);
+    let (db, loaded) = open(&dir);
+    let expected = Loaded {
+        machines: vec![machine(1), machine(2)],
+        leases: vec![lease(1, 10), lease(2, 10)],
+        attempts: vec![attempt(1), attempt(2)],
+        default,
+    };
+    assert_eq!(loaded, expected);
+    assert_eq!(Db::open_read_only(dir.path()).unwrap(), Some(expected), "beside the running service");
+    let gone = vec![
+        Change::LeaseGone(addr(1)),
+        Change::MachineGone(mac(1)),
+        Change::AttemptGone(AttemptId(1)),
+        Change::Default(None),
+        Change::Lease(lease(2, 11)),
+    ];
+    db.enqueue(gone).wait().unwrap();
+    drop(db);
+    let loaded = open(&dir).1;
+    assert_eq!(loaded.leases, vec![lease(2, 11)]);
+    assert_eq!(
+        (loaded.machines, loaded.attempts, loaded.default),
+        (vec![machine(2)], vec![attempt(2)], None)
+    );
+}
+
+#[test]
+fn offline_commands_find_no_database_where_there_is_none() {
+    let dir = TempDir::new();
+    assert_eq!(Db::open_read_only(dir.path()).unwrap(), None);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "and make none");
+}
+
+#[test]
+fn a_second_service_on_the_same_folder_is_told_who_holds_it() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    let e = Db::open(dir.path()).err().unwrap();
+    let DbError::InUse { pid, .. } = &e else { panic!("{e}") };
+    assert_eq!(*pid, std::process::id().to_string());
+    assert!(e.to_string().contains(pid.as_str()));
+    drop(db);
+    assert!(Db::open(dir.path()).is_ok());
+}
+
+#[test]
+fn many_callers_share_transactions_and_the_last_word_wins() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    let commits: Vec<Commit> =
+        (0..1_000).map(|n| db.enqueue(vec![Change::Lease(lease((n % 10) as u8, n))])).collect();
+    for commit in commits {
+        commit.wait().unwrap();
+    }
+    let (commits, failures) = db.counts();
+    assert!(commits < 1_000 && failures == 0, "{commits} transactions for 1,000 callers");
+    drop(db);
+    let leases = open(&dir).1.leases;
+    assert_eq!(leases, (0..10).map(|n| lease(n, 990 + i64::from(n))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    db.enqueue(vec![Change::Lease(lease(1, 1))]).wait().unwrap();
+    db.limit_pages(1);
+    let mut refused = 0;
+    for n in 0..200 {
+        let mut m = machine(n);
+        m.hostname = Some("x".repeat(4_000));
+        if let Err(e) = db.enqueue(vec![Change::Machine(m)]).wait() {
+            assert!(matches!(e, DbError::Write { .. }), "{e:?}");
+            assert!(e.to_string().contains("pristine.db") && e.to_string().contains("full"), "{e}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    let barrier = db.enqueue(Vec::new()).wait();
+    assert!(barrier.is_err(), "what came before is not on disk: {barrier:?}");
+    db.limit_pages(1_000_000);
+    db.enqueue(vec![Change::Lease(lease(2, 2))]).wait().unwrap();
+    drop(db);
+    let loaded = open(&dir).1;
+    assert_eq!(loaded.leases, vec![lease(1, 1), lease(2, 2)]);
+    assert_eq!(loaded.machines.len(), 200, "changes that failed went along with the next that worked");
+}
+
+#[test]
+fn damage_is_an_error_that_names_the_file_and_the_next_step() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    db.enqueue((0..200).map(|n| Change::Machine(machine(n))).collect()).wait().unwrap();
+    drop(db);
+    let path = dir.path().join(DB_FILE);
+    let good = std::fs::read(&path).unwrap();
+    let refused = |bytes: &[u8], what: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        let e = Db::open(dir.path()).err().unwrap_or_else(|| panic!("{what} was taken"));
+        assert!(matches!(e, DbError::Damaged { .. }), "{what}: {e:?}");
+        let text = e.to_string();
+        assert!(text.contains("pristine.db") && text.contains("backup"), "{what}: {text}");
+        assert!(Db::open_read_only(dir.path()).is_err(), "{what}");
+    };
+    for cut in [0, 1, 100, 511, 512, 4_096, 5_000, good.len() / 2, good.len() - 4_096, good.len() - 1] {
+        refused(&good[..cut], &format!("cut to {cut}"));
+    }
+    refused(b"not a database, but some text that is longer than a header".repeat(20).as_slice(), "text");
+    let mut bad = good.clone();
+    bad[4_096..12_288].fill(0xaa);
+    refused(&bad, "overwritten pages");
+
+    std::fs::write(&path, &good).unwrap();
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.execute("UPDATE machines SET body = '{' WHERE mac = ?1", [mac(7).to_string()]).unwrap();
+    drop(conn);
+    let e = Db::open(dir.path()).err().unwrap().to_string();
+    assert!(e.contains("row 8 of table machines"), "{e}");
+
+    std::fs::write(&path, &good).unwrap();
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.pragma_update(None, "user_version", 99).unwrap();
+    drop(conn);
+    assert!(matches!(Db::open(dir.path()).err().unwrap(), DbError::TooNew { found: 99, .. }));
+
+    std::fs::write(&path, &good).unwrap();
+    assert_eq!(open(&dir).1.machines.len(), 200, "and what is whole is read again");
+}
+
+#[test]
+fn a_lost_database_beside_its_log_is_damage_not_a_first_start() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    db.enqueue(vec![Change::Lease(lease(1, 1))]).wait().unwrap();
+    let crashed = TempDir::new();
+    copy(dir.path(), crashed.path());
+    drop(db);
+    std::fs::remove_file(crashed.path().join(DB_FILE)).unwrap();
+    assert!(matches!(Db::open(crashed.path()).err().unwrap(), DbError::Damaged { .. }));
+}
+
+/// What a power cut would leave: the files as they are, without the service ending.
+fn copy(from: &Path, to: &Path) {
+    for name in [DB_FILE, "pristine.db-wal"] {
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Whatever the sequence, a copy of the files at any commit holds exactly what was acknowledged.
+    #[test]
+    fn a_crash_at_any_commit_loses_nothing_acknowledged(
+        steps in prop::collection::vec((0_u8..6, 0_i64..1_000, any::<bool>()), 1..25),
+        crash_every in 1_usize..6,
+    ) {
+        let mut dir = TempDir::new();
+        let mut db = open(&dir).0;
+        let mut expected: BTreeMap<Ipv4Addr, Lease> = BTreeMap::new();
+        for (i, (n, expires, gone)) in steps.into_iter().enumerate() {
+            let change = if gone {
+                expected.remove(&addr(n));
+                Change::LeaseGone(addr(n))
+            } else {
+                expected.insert(addr(n), lease(n, expires));
+                Change::Lease(lease(n, expires))
+            };
+            db.enqueue(vec![change]).wait().unwrap();
+            if i % crash_every == 0 {
+                let next = TempDir::new();
+                copy(dir.path(), next.path());
+                drop(db);
+                let (reopened, loaded) = Db::open(next.path()).unwrap();
+                prop_assert_eq!(&loaded.leases, &expected.values().cloned().collect::<Vec<_>>());
+                db = reopened;
+                dir = next;
+            }
+        }
+    }
+}

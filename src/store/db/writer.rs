@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -21,6 +21,8 @@ use tokio::sync::oneshot;
 const MAX_WAITERS: usize = 8_192;
 /// How long after a failure changes that nobody waits for are tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// A disk that stays full is said this often.
+const LOG_EVERY: Duration = Duration::from_secs(30);
 
 type Waiter = oneshot::Sender<Result<(), DbError>>;
 
@@ -158,13 +160,19 @@ pub(super) fn start(shared: Arc<Shared>, conn: Connection, path: PathBuf) -> Res
 
 fn run(shared: &Shared, conn: Connection, path: &Path) {
     let mut conn = Some(conn);
+    let mut failing: Option<Instant> = None;
     while let Some((batch, waiters)) = shared.next() {
         let result = write(shared, &mut conn, path, &batch);
         if let Err(e) = &result {
             // After a failed fsync nobody knows which pages the kernel dropped: a new connection
             // reads the log again and finds where it truly ends.
             conn = None;
-            tracing::error!(error = %e, changes = batch.len(), "state not saved");
+            if failing.is_none_or(|said| said.elapsed() >= LOG_EVERY) {
+                failing = Some(Instant::now());
+                tracing::error!(error = %e, changes = batch.len(), "state not saved");
+            }
+        } else if failing.take().is_some() {
+            tracing::info!("state is saved again, with all that could not be before");
         }
         shared.done(batch, waiters, result);
     }
@@ -176,6 +184,9 @@ fn write(
     path: &Path,
     batch: &HashMap<Row, Change>,
 ) -> Result<(), DbError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
     let failed = |e: rusqlite::Error| DbError::Write { path: path.into(), why: e.to_string() };
     let mut current = match conn.take() {
         Some(c) => c,
@@ -183,6 +194,9 @@ fn write(
     };
     #[cfg(test)]
     if let Some(pages) = shared.lock().max_pages {
+        if pages == 0 {
+            return Err(DbError::Write { path: path.into(), why: "the test says that it fails".into() });
+        }
         current.pragma_update(None, "max_page_count", pages).map_err(failed)?;
     }
     #[cfg(not(test))]

@@ -3,53 +3,65 @@
 
 use super::harness::*;
 use pristine::{
-    dhcp::{Action, Leases, Link, Mode, Probed, Request, Seconds, Site, Subnet, respond},
-    dhcpd::{Answer, InterfaceSettings, frame::read_udp},
+    dhcp::{Mode, Seconds, Site, Subnet},
+    dhcpd::{InterfaceSettings, frame::read_udp},
     lab::{Host, Net, output_within},
     model::{LeaseState, Mac},
-    netboot::NbpAnswer,
+    provisioner::{Options, Provisioner, SystemClock},
+    store::{ImageStore, Nbps},
     sys::ETH_IPV4,
 };
 use std::{
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 
-/// The pure DHCP over a table in memory, as the provisioner does with a durable one.
-#[derive(Clone)]
-struct Table {
-    site: Arc<Site>,
-    leases: Arc<Mutex<Leases>>,
+/// A state folder with the real provisioner over it.
+struct State {
+    dir: PathBuf,
+    site: Site,
 }
 
-impl Table {
-    fn new(lease_seconds: u32) -> Table {
+impl State {
+    fn new(lease_seconds: u32) -> State {
         let lease = Some(Seconds(lease_seconds));
         let subnet = |router| Subnet { routers: vec![router], lease, ..Subnet::flat(router, 24) };
         let subnets = vec![subnet(SERVER), subnet(RELAY)];
         let site = Site { subnets, min_lease: Seconds(1), ..Site::default() };
         assert_eq!(site.check().len(), 0, "{:?}", site.check());
-        let leases = Arc::new(Mutex::new(Leases::new(site.bounds)));
-        Table { site: Arc::new(site), leases }
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("pristine-dhcpd-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        State { dir, site }
     }
 
-    /// State and end of the newest lease of a MAC.
-    fn lease(&self, mac: Mac) -> Option<(Ipv4Addr, LeaseState, i64)> {
-        let leases = self.leases.lock().unwrap();
-        leases.by_mac(mac).max_by_key(|l| l.expires).map(|l| (l.addr, l.state, l.expires))
+    /// As after a start of the service: nothing is remembered but what is on disk.
+    fn open(&self) -> Provisioner {
+        let options = Options { site: self.site.clone(), ..Options::default() };
+        let images = ImageStore::open(&self.dir.join("store")).unwrap();
+        let nbps = Nbps::load(&self.dir.join("nbp")).unwrap();
+        Provisioner::open(options, &self.dir, images, nbps, Arc::new(SystemClock::new())).unwrap()
     }
 }
 
-impl Answer for Table {
-    async fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Action {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let (boot, now) = (NbpAnswer::AddressOnly, now.as_millis() as i64);
-        let mut leases = self.leases.lock().unwrap();
-        respond(&self.site, &mut leases, link, req, &boot, false, probed, now).action
+impl Drop for State {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Address, state and end of the newest lease of a MAC.
+fn lease(provisioner: &Provisioner, mac: Mac) -> Option<(Ipv4Addr, LeaseState, i64)> {
+    let leases = provisioner.leases().into_iter().filter(|l| l.mac == mac);
+    leases.max_by_key(|l| l.expires).map(|l| (l.addr, l.state, l.expires))
 }
 
 struct Client {
@@ -76,30 +88,33 @@ fn lives_with(client: &Client) {
     let server = net.host("server", "198.18.0.1/24").unwrap();
     let host = net.client().unwrap();
     let mac = host.mac("eth0").unwrap();
-    let table = Table::new(if client.renew.is_some() { 600 } else { 10 });
-    let start = || Service::start(&server, eth0(), table.clone());
+    let state = State::new(if client.renew.is_some() { 600 } else { 10 });
 
     // Gets one, after one probe.
-    let service = start();
+    let provisioner = state.open();
+    let service = Service::start(&server, eth0(), provisioner.clone());
     run(&host, client.get);
     let got = until("an address", || address(&host));
-    let (addr, state, ends) = table.lease(mac).unwrap();
-    assert_eq!((addr, state), (got, LeaseState::Bound));
+    let (addr, was, ends) = lease(&provisioner, mac).unwrap();
+    assert_eq!((addr, was), (got, LeaseState::Bound));
     assert_eq!(service.count("probes"), 1, "{:?}", service.status());
-    drop(service);
+    drop((service, provisioner));
 
     // Keeps it over a restart of the service, and a renewal costs no probe.
-    let service = start();
+    let provisioner = state.open();
+    let service = Service::start(&server, eth0(), provisioner.clone());
+    assert_eq!(lease(&provisioner, mac), Some((got, LeaseState::Bound, ends)));
     if let Some(renew) = client.renew {
         run(&host, renew);
     }
-    until("a renewal", || table.lease(mac).filter(|l| *l == (got, LeaseState::Bound, l.2) && l.2 > ends));
+    until("a renewal", || lease(&provisioner, mac).filter(|l| l.2 > ends));
+    assert_eq!(lease(&provisioner, mac).map(|l| (l.0, l.1)), Some((got, LeaseState::Bound)));
     assert_eq!(address(&host), Some(got));
     assert_eq!(service.count("probes"), 0, "a returning client pays nothing: {:?}", service.status());
 
     // Gives it back, and gets the same again.
     run(&host, client.release);
-    until("the release", || table.lease(mac).filter(|l| l.1 == LeaseState::Released));
+    until("the release", || lease(&provisioner, mac).filter(|l| l.1 == LeaseState::Released));
     until("the address is off", || address(&host).is_none().then_some(()));
     run(&host, client.get);
     assert_eq!(until("an address again", || address(&host)), got);
@@ -115,7 +130,8 @@ fn a_client_that_asks_for_broadcasts_gets_them() {
     let net = Net::new().unwrap();
     let server = net.host("server", "198.18.0.1/24").unwrap();
     let (host, witness) = (net.client().unwrap(), net.client().unwrap());
-    let _service = Service::start(&server, eth0(), Table::new(600));
+    let state = State::new(600);
+    let _service = Service::start(&server, eth0(), state.open());
     let wire = Wire::open(&witness, ETH_IPV4);
     run(&host, &["udhcpc", "-i", "eth0", "-B", "-n", "-q"]);
     let got = until("an address", || address(&host));
@@ -147,15 +163,17 @@ fn a_client_behind_a_relay_gets_and_renews_an_address_of_its_own_subnet() {
     host.plug("sw1", "eth0", None, None).unwrap();
     let mac = host.mac("eth0").unwrap();
 
-    let table = Table::new(600);
-    let service = Service::start(&server, eth0(), table.clone());
+    let state = State::new(600);
+    let provisioner = state.open();
+    let service = Service::start(&server, eth0(), provisioner.clone());
     run(&host, &["udhcpc", "-i", "eth0", "-b", "-p", "/run/udhcpc.pid"]);
     let got = until("an address", || address(&host));
     assert_eq!(got.octets()[..3], [198, 18, 1]);
     assert_eq!(service.count("probes"), 0, "nobody hears ARP through a relay");
-    let (_, _, ends) = table.lease(mac).unwrap();
+    let (_, _, ends) = lease(&provisioner, mac).unwrap();
     run(&host, &["sh", "-c", "kill -USR1 $(cat /run/udhcpc.pid)"]);
-    until("a renewal", || table.lease(mac).filter(|l| *l == (got, LeaseState::Bound, l.2) && l.2 > ends));
+    until("a renewal", || lease(&provisioner, mac).filter(|l| l.2 > ends));
+    assert_eq!(lease(&provisioner, mac).map(|l| (l.0, l.1)), Some((got, LeaseState::Bound)));
 }
 
 #[test]
