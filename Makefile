@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# ip, dnsmasq, veritysetup: not on the path of every root shell.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 HOST := x86_64-unknown-linux-gnu
 NBP  := target/nbp

@@ -1,1 +1,256 @@
-//! Real boots: real firmware, the real binary, the tiny image.
+//! Real boots: real firmware, the real binary, the tiny image. `make test` builds what they need.
+
+use pristine::lab::{
+    Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Vm, process::Running,
+};
+use pristine::model::{BootAttempt, Stage, Verdict};
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex},
+    time::Duration,
+};
+
+/// From power-on to healthy. Under TCG on a busy machine of two cores: 20 to 60 s.
+const BOOT: Duration = Duration::from_secs(240);
+/// One line in the machine's shell.
+const LINE: Duration = Duration::from_secs(60);
+
+/// A virtual server keeps one core busy: so many run at once.
+struct Slot;
+
+static FREE: (Mutex<Option<usize>>, Condvar) = (Mutex::new(None), Condvar::new());
+
+impl Slot {
+    fn take() -> Slot {
+        let cores = || std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
+        let mut free = FREE.0.lock().unwrap();
+        while *free.get_or_insert_with(cores) == 0 {
+            free = FREE.1.wait(free).unwrap();
+        }
+        *free.as_mut().unwrap() -= 1;
+        Slot
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *FREE.0.lock().unwrap().as_mut().unwrap() += 1;
+        FREE.1.notify_one();
+    }
+}
+
+fn built(what: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(what);
+    assert!(path.exists(), "{} is not there: `make test` builds it", path.display());
+    path
+}
+
+/// A site with tiny:1 as its default and tiny:2 in the store.
+struct Site {
+    lab: Lab,
+    folder: Folder,
+}
+
+impl Site {
+    fn up() -> Site {
+        let net = Net::new().unwrap();
+        let server = net.host("server", "198.18.0.1/24").unwrap();
+        Site::on(net, server, Mode::Full)
+    }
+
+    fn on(net: Net, server: pristine::lab::Host, mode: Mode) -> Site {
+        let folder = Folder::temporary("boots").unwrap();
+        let settings = Settings {
+            binary: env!("CARGO_BIN_EXE_pristine").into(),
+            nbps: built("nbp"),
+            state: folder.path().join("state"),
+            dir: folder.path().to_owned(),
+            mode,
+            extra: String::new(),
+        };
+        let lab = Lab::on(net, server, settings, Box::new(|_, _| {})).unwrap();
+        for version in ["1", "2"] {
+            lab.import("tiny", version, &built("images")).unwrap();
+        }
+        lab.cli(&["default", "tiny:1"]).unwrap();
+        Site { lab, folder }
+    }
+
+    /// A machine that is powered on, and its name for messages.
+    fn power_on(&self, n: u8, firmware: Firmware) -> Vm {
+        self.lab.power_on(Spec::new(n, firmware)).unwrap()
+    }
+
+    /// The result, or a panic that shows what the machine and the service said.
+    fn show<T>(&self, vm: &Vm, result: Result<T, LabError>) -> T {
+        result.unwrap_or_else(|e| {
+            let log = std::fs::read_to_string(self.lab.service().log_path()).unwrap_or_default();
+            let log: Vec<&str> = log.lines().rev().take(60).collect();
+            let log: Vec<&str> = log.into_iter().rev().collect();
+            let console = vm.console().tail(60);
+            let (name, log) = (&vm.spec().name, log.join("\n"));
+            panic!("{e}\n--- console of {name}\n{console}\n--- service\n{log}")
+        })
+    }
+
+    fn healthy(&self, vm: &Vm, before: &BTreeSet<pristine::model::AttemptId>) -> BootAttempt {
+        self.show(vm, self.lab.follow().healthy(vm.spec().mac, before, BOOT))
+    }
+
+    fn image(&self, tag: &str) -> serde_json::Value {
+        let text = self.lab.cli(&["image", "show", tag, "--json"]).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn digest(&self, tag: &str) -> String {
+        self.image(tag)["digest"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What was recorded of the boot program; none where the ROM runs the script itself.
+fn nbp(attempt: &BootAttempt) -> Option<String> {
+    let event = attempt.stages.iter().find(|s| s.stage == Stage::Nbp)?;
+    Some(event.detail.clone().unwrap_or_default())
+}
+
+/// Boots the default image to `healthy`, and looks on the machine that it is what runs there.
+fn boots(firmware: Firmware, boot_program: Option<&str>) {
+    let _slot = Slot::take();
+    let site = Site::up();
+    let vm = site.power_on(1, firmware);
+    let attempt = site.healthy(&vm, &BTreeSet::new());
+    assert_eq!(attempt.image.unwrap().to_string(), site.digest("tiny:1"));
+    match (boot_program, nbp(&attempt)) {
+        (None, None) => {}
+        (Some(wanted), Some(got)) if got.contains(wanted) => {}
+        (wanted, got) => panic!("{firmware}: boot program should be {wanted:?}, recorded is {got:?}"),
+    }
+    let reached: Vec<Stage> = attempt.stages.iter().map(|s| s.stage).collect();
+    for stage in [
+        Stage::Discover,
+        Stage::Ack,
+        Stage::Script,
+        Stage::Kernel,
+        Stage::Initramfs,
+        Stage::Init,
+        Stage::Network,
+        Stage::Rootfs,
+        Stage::Verified,
+        Stage::SwitchRoot,
+    ] {
+        assert!(reached.contains(&stage), "{firmware}: no {stage:?} in {reached:?}");
+    }
+    let up = "tiny: tiny:1 up, root is pristine";
+    site.show(&vm, vm.console().wait_for(Mark::default(), up, LINE));
+}
+
+#[test]
+fn a_bios_server_boots_by_its_ipxe_rom() {
+    boots(Firmware::Bios, None);
+}
+
+#[test]
+fn a_bios_server_with_a_plain_pxe_rom_boots_by_undionly() {
+    boots(Firmware::Undionly, Some("undionly.kpxe"));
+}
+
+#[test]
+fn a_uefi_server_boots_by_pxe() {
+    boots(Firmware::UefiPxe, Some("snponly.efi"));
+}
+
+#[test]
+fn a_uefi_server_boots_by_http() {
+    boots(Firmware::UefiHttp, Some("snponly.efi"));
+}
+
+#[test]
+fn a_reboot_forgets_and_a_repointing_upgrades_and_rolls_back() {
+    let _slot = Slot::take();
+    let site = Site::up();
+    let mut vm = site.power_on(1, Firmware::Bios);
+    let mac = vm.spec().mac;
+    let mut before = BTreeSet::new();
+    for (pin, wanted) in
+        [(None, "tiny:1"), (None, "tiny:1"), (Some("tiny:2"), "tiny:2"), (Some("tiny:1"), "tiny:1")]
+    {
+        if let Some(tag) = pin {
+            site.lab.cli(&["pin", &mac.to_string(), tag]).unwrap();
+        }
+        if !before.is_empty() {
+            vm.reset().unwrap();
+        }
+        let attempt = site.healthy(&vm, &before);
+        assert_eq!(attempt.image.unwrap().to_string(), site.digest(wanted));
+        let mut shell = site.show(&vm, Shell::open(vm.console(), LINE));
+        assert_eq!(site.show(&vm, shell.run("cat /etc/pristine-image", LINE)), wanted);
+        let kept = shell.run("ls /precious 2>/dev/null || echo nothing; echo x > /precious", LINE);
+        assert_eq!(site.show(&vm, kept), "nothing");
+        before = site.lab.follow().so_far(mac);
+    }
+}
+
+#[test]
+fn a_flipped_byte_in_the_rootfs_never_runs() {
+    let _slot = Slot::take();
+    let site = Site::up();
+    let image = site.image("tiny:1");
+    let blob = &image["manifest"]["rootfs"]["blob"];
+    let (hex, size) = (blob["digest"].as_str().unwrap(), blob["size"].as_u64().unwrap());
+    let store = site.folder.path().join("state/store/blobs/sha256");
+    let path = store.join(&hex[..2]).join(hex);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, size / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], size / 2).unwrap();
+
+    let vm = site.power_on(1, Firmware::Bios);
+    let why = site.lab.follow().wait(vm.spec().mac, &BTreeSet::new(), "a refused boot", BOOT, |attempt| {
+        match &attempt.verdict {
+            Verdict::Failed { reason } => Some((reason.clone(), attempt.clone())),
+            _ => None,
+        }
+    });
+    let (reason, attempt) = site.show(&vm, why);
+    assert!(reason.contains("rootfs") || reason.contains("root"), "says what is wrong: {reason}");
+    for stage in [Stage::Verified, Stage::SwitchRoot, Stage::Healthy] {
+        assert!(!attempt.stages.iter().any(|s| s.stage == stage), "{stage:?} with wrong bytes");
+    }
+    site.show(&vm, vm.console().wait_for(Mark::default(), &reason, LINE));
+    assert!(!vm.console().text().contains("tiny: tiny:1 up"), "wrong bytes ran");
+    // Whoever looks after the store finds the same blob.
+    let verify = site.lab.cli(&["image", "verify", "tiny:1"]).unwrap_err().to_string();
+    assert!(verify.contains(&hex[..12]), "{verify}");
+}
+
+#[test]
+fn machines_boot_beside_another_dhcp_server() {
+    let _slots = [Slot::take()];
+    let net = Net::new().unwrap();
+    // Gives addresses, knows nothing of booting.
+    let other = net.host("dnsmasq", "198.18.0.2/24").unwrap();
+    let leases = Folder::temporary("dnsmasq").unwrap();
+    let mut command = other.command("dnsmasq");
+    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=eth0"]);
+    command.args(["--dhcp-range=198.18.0.50,198.18.0.99,5m", "--log-facility=-", "--user=root"]);
+    command.arg(format!("--dhcp-leasefile={}", leases.path().join("leases").display()));
+    let log = std::fs::File::create(leases.path().join("log")).unwrap();
+    command.stderr(log);
+    let _dnsmasq = Running::start(command, "dnsmasq").unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let site = Site::on(net, server, Mode::Proxy);
+    for (n, firmware) in (1..).zip([Firmware::Bios, Firmware::UefiPxe]) {
+        let vm = site.power_on(n, firmware);
+        let attempt = site.healthy(&vm, &BTreeSet::new());
+        let offered = attempt.addr.map(|a| a.octets()[3]);
+        assert!(offered.is_none_or(|last| (50..100).contains(&last)), "{firmware} got {:?}", attempt.addr);
+    }
+    let leased = std::fs::read_to_string(leases.path().join("leases")).unwrap();
+    for n in 1..=2 {
+        let mac = Spec::new(n, Firmware::Bios).mac.to_string();
+        assert!(leased.contains(&mac), "dnsmasq gave {mac} no address:\n{leased}");
+    }
+}
