@@ -41,7 +41,7 @@ fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
         Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&named(k), v, out)),
         Value::Array(items) => {
             for (i, item) in items.iter().enumerate() {
-                let name = item.get("name").and_then(Value::as_str);
+                let name = item.get("interface").and_then(Value::as_str);
                 flatten(&named(name.unwrap_or(&i.to_string())), item, out);
             }
         }

@@ -145,7 +145,7 @@ fn explain(text: &str, error: &toml::de::Error) -> Problem {
         let unknown_key = what.starts_with("unknown field");
         let what = if unknown_key { "unknown key" } else { "unknown value" };
         problem.message = format!("{what} `{word}`");
-        if unknown_key && !problem.key.as_deref().is_some_and(|k| last(k) == word) {
+        if unknown_key && problem.key.as_deref().is_none_or(|k| last(k) != word) {
             // The span of some tables is their head: name the key itself.
             problem.key = Some(problem.key.map_or(word.to_owned(), |k| format!("{k}.{word}")));
         }

@@ -5,7 +5,7 @@ use crate::{
     dhcp::SiteError,
     store::{NbpsError, StoreError, db::DbError},
 };
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why the service can't start, or ended. Every text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,16 @@ pub enum ServeError {
         "no interface to serve\n  help: pristine serve --interface <name>, or an [[interface]] in the configuration (`ip -br link` lists the names)"
     )]
     NoInterface,
+    /// The state folder can't be made.
+    #[error(
+        "can't make the state folder {}: {source}\n  help: run as a user who may write there, or name another one with state_dir or --state-dir", dir.display()
+    )]
+    StateDir {
+        /// The folder.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Somebody else has the port.
     #[error(
         "can't serve {what}: {} port {} of {} is taken\n  help: `ss -lp{} 'sport = :{}'` names the holder (as root); stop it, or set another port in the configuration",

@@ -25,6 +25,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     net::SocketAddrV4,
+    os::unix::fs::DirBuilderExt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -67,6 +68,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         None => return Ok(()),
     };
     let state = &config.state_dir;
+    // Pins, tokens and images: whoever writes here decides what machines run.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(|source| ServeError::StateDir { dir: state.clone(), source })?;
     let images = ImageStore::open(&state.join("store"))?;
     let nbps = Nbps::load(&config.nbp_dir())?;
     let token = api::Token::load_or_make(&config.token_file())?;
