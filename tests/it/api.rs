@@ -4,8 +4,9 @@
 use pristine::{
     api::{self, Api, ROUTES, Token},
     client::{Client, ClientError},
-    model::{BootTarget, Rule, wire::ErrorBody},
-    provisioner::{MachinePatch, Options, Provisioner, SystemClock},
+    model::{BootTarget, Rule, Stage, wire::ErrorBody},
+    netboot::ServerAddr,
+    provisioner::{MachinePatch, Options, Provisioner, ScriptQuery, SystemClock},
     store::{ImageStore, Nbps},
 };
 use std::{
@@ -41,8 +42,8 @@ impl Drop for Dir {
 
 /// An API that runs until it is dropped.
 pub struct TestApi {
-    pub addr: SocketAddr,
-    pub provisioner: Provisioner,
+    addr: SocketAddr,
+    provisioner: Provisioner,
     stop: tokio::sync::watch::Sender<bool>,
     runtime: Option<tokio::runtime::Runtime>,
     _dir: Dir,
@@ -242,6 +243,32 @@ fn the_live_stream_begins_and_ends_with_the_service() {
     let mut lines = api.client().watch().unwrap();
     api.stop.send(true).unwrap();
     assert!(lines.next().is_none(), "the stream ends when the service does");
+}
+
+#[test]
+fn a_boot_is_seen_live_and_on_record_without_its_token() {
+    let api = TestApi::start();
+    let mut lines = api.client().watch().unwrap();
+    let server = ServerAddr { ip: [127, 0, 0, 1].into(), http_port: 8080 };
+    let query = ScriptQuery { mac: MAC.into(), platform: "efi".into(), ..ScriptQuery::default() };
+    let runtime = api.runtime.as_ref().unwrap();
+    runtime.block_on(api.provisioner.script(server, [198, 18, 0, 20].into(), query)).unwrap();
+    let seen = lines.next().unwrap().unwrap();
+    assert_eq!(seen.mac.to_string(), MAC);
+
+    let client = api.client();
+    let boots = client.attempts(Some(MAC), 10).unwrap();
+    assert_eq!(boots.len(), 1);
+    assert_eq!(client.attempt(&boots[0].id.to_string()).unwrap().id, seen.id);
+    assert!(boots[0].stages.iter().any(|s| s.stage == Stage::Script), "{boots:?}");
+    for path in ["/api/v1/boots".to_owned(), format!("/api/v1/boots/{}", seen.id)] {
+        let (status, text) = api.ask("GET", &path, Some(TOKEN), "");
+        assert_eq!(status, 200);
+        assert!(!text.contains("token"), "{text}");
+    }
+    // Who comes later is told what still runs.
+    let again = api.client().watch().unwrap().next().unwrap().unwrap();
+    assert_eq!(again.id, seen.id);
 }
 
 #[test]
