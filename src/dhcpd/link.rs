@@ -279,7 +279,7 @@ impl Work {
     async fn probe(&self, ip: Ipv4Addr) -> Option<Probed> {
         let counters = &self.served.counters;
         // Behind a relay nobody would hear the question.
-        if !self.request.giaddr().is_unspecified() {
+        if self.served.settings.probe().is_none() || !self.request.giaddr().is_unspecified() {
             return Some(Probed::Free(ip));
         }
         counters.probes.add();

@@ -6,7 +6,7 @@ use super::{
     settings::InterfaceSettings,
 };
 use crate::{
-    dhcp::{Destination, Port, Probed},
+    dhcp::{Destination, Mode, Port, Probed},
     model::Mac,
     sys::{self, PacketSocket, registered},
 };
@@ -82,7 +82,7 @@ pub struct Sockets {
     pub usable: Usable,
     /// `None` where the interface is not Ethernet or advertising is off.
     pub advertiser: Option<Advertiser>,
-    /// `None` where the interface is not Ethernet.
+    /// `None` where the interface is not Ethernet, and where no address is ever given.
     pub prober: Option<Prober>,
     /// For replies to clients that have no address yet; `None` where the interface is not Ethernet.
     frames: Option<(AsyncFd<PacketSocket>, Mac)>,
@@ -105,7 +105,7 @@ impl Sockets {
         let boot_server = asynchronous(udp(name, 4011)?).map_err(failed("UDP port 4011"))?;
         let (mut prober, mut frames, mut advertiser) = (None, None, None);
         if let Some(mac) = usable.interface.mac {
-            if settings.probe().is_some() {
+            if settings.mode == Mode::Full && settings.probe().is_some() {
                 prober = Some(Prober::open(index, mac).map_err(failed("an ARP socket"))?);
             }
             let open = || registered(PacketSocket::open(index, None)?);

@@ -6,7 +6,7 @@ use pristine::{
     dhcp::{Action, Mode, Probed, Reason},
     dhcpd::{
         InterfaceSettings, arp, detect_other_servers,
-        frame::{checksum, ethernet},
+        frame::{self, checksum, ethernet},
         ra::{self, Heard},
     },
     lab::{Host, Net},
@@ -198,6 +198,26 @@ fn no_advertisement_beside_a_real_router_or_in_proxy_mode() {
     solicit(&wire);
     until("the solicitation is heard", || (full.count("solicitations") > before).then_some(()));
     assert_eq!(quiet(), None);
+}
+
+#[test]
+fn a_client_that_chose_another_server_is_noted() {
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let client = net.client().unwrap();
+    let script = Script::new(|_, req, _| {
+        assert_eq!(req.server_id(), Some(Ipv4Addr::new(198, 18, 0, 9)));
+        Action::Silent(Reason::OtherServer)
+    });
+    let service = Service::start(&server, eth0(Mode::Full), script);
+    let wire = Wire::open(&client, ETH_IPV4);
+    let mut request = discover(wire.mac, 1, Ipv4Addr::UNSPECIFIED);
+    request.truncate(240);
+    request.extend([53, 1, 3, 50, 4, 198, 18, 0, 200, 54, 4, 198, 18, 0, 9, 255]);
+    let (from, to) = (at([0; 4], 68), at([255; 4], 67));
+    wire.send(&frame::udp_frame(wire.mac, Mac([0xff; 6]), from, to, &request).unwrap());
+    until("it is noted", || (service.count("other_server") == 1).then_some(()));
+    assert_eq!(service.status().silent[&Reason::OtherServer.to_string()], 1);
 }
 
 fn detect(host: &Host) -> Vec<Ipv4Addr> {
