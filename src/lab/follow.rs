@@ -37,9 +37,10 @@ struct State {
 }
 
 impl Follow {
-    /// Starts `watch`, a command that writes one attempt a line, as JSON.
+    /// Starts `watch`, a command that writes one attempt a line, as JSON. What it says of its own end
+    /// is of no interest: a wait tells that it ended.
     pub fn start(mut watch: Command, on_event: OnEvent) -> Result<Follow, LabError> {
-        watch.stdout(Stdio::piped());
+        watch.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut watch = Running::start(watch, "pristine watch")?;
         let shared = Arc::new(Shared::default());
         if let Some(stdout) = watch.child().stdout.take() {
