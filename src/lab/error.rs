@@ -15,14 +15,14 @@ pub enum LabError {
         source: io::Error,
     },
     /// A tool said no.
-    #[error("`{command}` failed ({status}): {stderr}")]
+    #[error("`{command}` failed ({status}): {said}")]
     Tool {
         /// The whole command.
         command: String,
         /// Its exit status.
         status: String,
-        /// What it wrote to standard error.
-        stderr: String,
+        /// What it wrote, standard error first.
+        said: String,
     },
     /// Something took longer than its bound.
     #[error("{what}: not within {} s", .bound.as_secs())]

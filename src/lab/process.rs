@@ -153,7 +153,11 @@ fn successful(shown: &str, output: Output) -> Result<String, LabError> {
         return Err(LabError::Tool {
             command: shown.to_owned(),
             status: output.status.to_string(),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            said: [output.stderr, output.stdout]
+                .map(|s| String::from_utf8_lossy(&s).trim().to_owned())
+                .join("\n")
+                .trim()
+                .to_owned(),
         });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
