@@ -7,6 +7,7 @@ mod boots_firmware;
 mod cli;
 mod dhcpd;
 mod http;
+mod images;
 mod layers;
 mod serve;
 mod tftp;
