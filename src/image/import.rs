@@ -179,7 +179,7 @@ pub fn import(store: &ImageStore, what: &Import, progress: &dyn Progress) -> Res
         let copied = source.store(store, progress, Verity::Derived, &mut sealed)?;
         let read = squashfs::check(&copied.head, copied.blob.size);
         let superblock = read.map_err(|source| ImportError::Rootfs { path: path.clone(), source })?;
-        let tree = copied.tree.ok_or_else(|| ImportError::Changed(path))?;
+        let tree = copied.tree.ok_or(ImportError::Changed(path))?;
         let blob = store_bytes(store, &tree.bytes, &mut sealed)?;
         let (root_hash, salt, data_blocks) = (tree.root_hash, tree.salt, tree.data_blocks);
         rootfs = Some(RootFs {
