@@ -68,9 +68,6 @@ pub struct Boot {
 pub struct Demo {
     #[command(flatten)]
     common: Common,
-    /// Name of the image; its versions 1 and 2 are booted
-    #[arg(long, default_value = "debian")]
-    name: String,
 }
 
 impl Lab {
@@ -81,7 +78,7 @@ impl Lab {
             Lab::Boot(boot) => Ok(boot.run(false)?),
             Lab::Demo(demo) => {
                 let (_state, settings) = demo.common.settings()?;
-                let options = demo::Options { settings, images: demo.common.images, name: demo.name };
+                let options = demo::Options { settings, images: demo.common.images };
                 Ok(demo::run(&options)?)
             }
         }

@@ -18,6 +18,12 @@ const LOGIN: Duration = Duration::from_secs(180);
 const COMMAND: Duration = Duration::from_secs(60);
 /// Memory of a machine that keeps a Debian root in it, in MiB.
 const MEMORY: u32 = 2048;
+/// The two versions: the second has one more package.
+const V1: &str = "debian:1";
+const V2: &str = "debian:2";
+/// Says what runs: the image's own word for itself, and its package.
+const WHAT_RUNS: &str =
+    "cat /etc/pristine-image; command -v jq >/dev/null && echo with jq || echo without jq";
 /// What is written, and must be gone.
 const PRECIOUS: &str = "/root/precious";
 
@@ -28,14 +34,11 @@ pub struct Options {
     pub settings: Settings,
     /// Folder of built images: `<images>/debian/1` and `2`.
     pub images: PathBuf,
-    /// Image name: `debian`.
-    pub name: String,
 }
 
 /// A machine of the demonstration and its boots so far.
 struct Server {
     vm: Vm,
-    /// Where on its console the current boot began.
     boots: Vec<BootAttempt>,
 }
 
@@ -44,15 +47,14 @@ pub fn run(options: &Options) -> Result<(), LabError> {
     let timeline = Timeline::default();
     timeline.say(&format!("Machines run under {}.", accel()));
     let lab = Lab::up(options.settings.clone(), timeline.printer())?;
-    let (v1, v2) = (format!("{}:1", options.name), format!("{}:2", options.name));
     for version in ["1", "2"] {
-        timeline.say(&format!("Importing {}:{version}", options.name));
-        lab.import(&options.name, version, &options.images)?;
+        timeline.say(&format!("Importing debian:{version}"));
+        lab.import("debian", version, &options.images)?;
     }
-    lab.cli(&["default", &v1])?;
+    lab.cli(&["default", V1])?;
     let mut demo = Demo { lab: &lab, timeline, rows: Vec::new() };
 
-    demo.step(&format!("Two servers power on: one BIOS, one UEFI. The site's default is {v1}."));
+    demo.step(&format!("Two servers power on: one BIOS, one UEFI. The site's default is {V1}."));
     let specs = [Firmware::Bios, Firmware::UefiPxe].map(|f| Spec { memory: MEMORY, ..Spec::new(0, f) });
     let mut servers = Vec::new();
     for (n, spec) in (1u8..).zip(specs) {
@@ -61,7 +63,7 @@ pub fn run(options: &Options) -> Result<(), LabError> {
         demo.timeline.name(spec.mac, &spec.name);
         servers.push(Server { vm: lab.power_on(spec)?, boots: Vec::new() });
     }
-    demo.up(&mut servers, &[&v1, &v1])?;
+    demo.up(&mut servers, &[V1, V1])?;
 
     demo.step(&format!("A file is written in each root: {PRECIOUS}"));
     for server in &servers {
@@ -69,16 +71,17 @@ pub fn run(options: &Options) -> Result<(), LabError> {
         shell.run(&format!("echo kept? > {PRECIOUS} && sync && ls -l {PRECIOUS}"), COMMAND)?;
     }
     demo.step("Both reboot: whatever was written is gone.");
-    demo.reboot(&mut servers, &[&v1, &v1])?;
+    demo.reboot(&mut servers, &[V1, V1])?;
 
-    demo.step(&format!("The BIOS server is re-pointed to {v2}. The next reboot is the upgrade."));
-    demo.pin(&servers, 0, &v2)?;
-    demo.reboot(&mut servers, &[&v2, &v1])?;
-
-    demo.step(&format!("It is rolled back to {v1}: re-pointed again, rebooted again."));
-    demo.pin(&servers, 0, &v1)?;
+    demo.step(&format!("The BIOS server is re-pointed to {V2}. The next reboot is the upgrade."));
+    demo.pin(&servers, 0, V2)?;
     let (bios, _) = servers.split_at_mut(1);
-    demo.reboot(bios, &[&v1])?;
+    demo.reboot(bios, &[V2])?;
+
+    demo.step(&format!("It is rolled back to {V1}: re-pointed again, rebooted again."));
+    demo.pin(&servers, 0, V1)?;
+    let (bios, _) = servers.split_at_mut(1);
+    demo.reboot(bios, &[V1])?;
 
     let rows = demo.rows;
     lab.cli(&["machine", "list"]).map(|text| println!("\n{text}"))?;
@@ -116,12 +119,13 @@ impl Demo<'_> {
                 LabError::Other(format!("{e}\nIts console ends with:\n{}", server.vm.console().tail(40)))
             })?;
             let mut shell = Shell::open(server.vm.console(), LOGIN)?;
-            let runs = shell.run("cat /etc/pristine-image", COMMAND)?;
+            let runs = shell.run(WHAT_RUNS, COMMAND)?.lines().collect::<Vec<_>>().join(" ");
             let written = shell.run(&format!("ls {PRECIOUS} 2>/dev/null || echo nothing"), COMMAND)?;
             self.timeline.say(&format!("  {:<12} runs {runs}; of {PRECIOUS} there is {written}", spec.name));
-            if runs != *tag || written != "nothing" {
+            let wanted = format!("{tag} {}", if *tag == V2 { "with jq" } else { "without jq" });
+            if runs != wanted || written != "nothing" {
                 return Err(LabError::Other(format!(
-                    "{} should run {tag} with nothing kept, but runs {runs} and has {written}",
+                    "{} should run {wanted} with nothing kept, but runs {runs} and has {written}",
                     spec.name
                 )));
             }
