@@ -33,19 +33,25 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(name = "pristine", version, arg_required_else_help = true, infer_subcommands = false)]
 struct Cli {
     /// Configuration file [default: /etc/pristine/pristine.toml where it exists]
-    #[arg(long, global = true, value_name = "FILE", env = "PRISTINE_CONFIG")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "FILE", env = "PRISTINE_CONFIG")]
     config: Option<PathBuf>,
     /// State folder, instead of the configuration's
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// URL of the service's API [default: from the configuration, http://127.0.0.1:8081]
-    #[arg(long, global = true, value_name = "URL", env = "PRISTINE_API")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "URL", env = "PRISTINE_API")]
     api: Option<String>,
     /// File with the API's token [default: from the configuration, <state>/api-token]
-    #[arg(long, global = true, value_name = "FILE", env = "PRISTINE_TOKEN_FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        env = "PRISTINE_TOKEN_FILE"
+    )]
     token_file: Option<PathBuf>,
     /// Print JSON, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
     #[command(subcommand)]
     command: Command,

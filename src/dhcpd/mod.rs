@@ -48,4 +48,4 @@ pub use counters::{Counters, LinkStatus};
 pub use detect::detect_other_servers;
 pub use server::{Monitor, Server};
 pub use settings::{InterfaceSettings, LinkBounds, Settings};
-pub use sockets::{OpenError, obstacles};
+pub use sockets::OpenError;

@@ -187,20 +187,6 @@ impl Sockets {
     }
 }
 
-/// What would keep DHCP from being served on an interface that exists: a taken port, a missing
-/// capability. Opens the sockets and closes them again, so it finds a server that runs here too.
-pub fn obstacles(interface: &Interface) -> Vec<OpenError> {
-    let packet = PacketSocket::open(interface.index, None).map(drop).map_err(|source| {
-        let (what, interface) = ("a packet socket".to_owned(), interface.name.clone());
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => OpenError::NotAllowed { what, interface },
-            _ => OpenError::Other { what, interface, source },
-        }
-    });
-    let ports = [67, 4011].map(|port| udp(&interface.name, port).map(drop));
-    ports.into_iter().chain([packet]).filter_map(Result::err).collect()
-}
-
 fn number(port: Port) -> u16 {
     match port {
         Port::Server67 => 67,

@@ -10,4 +10,5 @@ mod http;
 mod images;
 mod layers;
 mod serve;
+mod state;
 mod tftp;

@@ -1,0 +1,184 @@
+//! Kill -9 in the middle of a stream of leases: whoever got an ACK keeps its address, and nobody else
+//! gets it. The real `pristine serve` in a network namespace; the test is a relay in another one and
+//! all clients behind it, and so the only witness of what was acknowledged.
+//!
+//! 200 kills with `PRISTINE_FULL=1`, else 20.
+
+use super::api::Dir;
+use pristine::{
+    lab::{Host, Net, Running},
+    model::{LeaseState, Mac},
+    store::db::Db,
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::ErrorKind,
+    net::{Ipv4Addr, UdpSocket},
+    os::unix::net::UnixDatagram,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+const OURS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const RELAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+const SERVICE: (Ipv4Addr, u16) = (OURS, 67);
+/// A debug build on a busy machine.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// The service, killed when dropped.
+struct Service(Running);
+
+impl Service {
+    /// Starts it, and waits until it says that it is ready.
+    fn start(host: &Host, state: &Dir) -> Service {
+        let path = state.0.join("notify");
+        let _ = std::fs::remove_file(&path);
+        let notify = UnixDatagram::bind(&path).unwrap();
+        notify.set_read_timeout(Some(BOUND)).unwrap();
+        let mut command = host.command(env!("CARGO_BIN_EXE_pristine"));
+        command.args(["--config", "/dev/null", "--state-dir"]).arg(&state.0);
+        command.args(["serve", "--interface", "eth0"]).env("NOTIFY_SOCKET", &path).stderr(Stdio::null());
+        let service = Service(host.spawn(command, "pristine serve").unwrap());
+        let mut buf = [0; 64];
+        let n = notify.recv(&mut buf).expect("the service starts, and finds its ports and lock free");
+        assert_eq!(&buf[..n], b"READY=1");
+        service
+    }
+}
+
+fn mac(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    Mac([0x52, 0x54, a, b, c, d])
+}
+
+fn packet(kind: u8, n: u32, options: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut out = vec![1, 1, 6, 0];
+    out.extend(n.to_be_bytes());
+    out.extend([0; 16]);
+    out.extend(RELAY.octets());
+    out.extend(mac(n).0);
+    out.resize(236, 0);
+    out.extend([99, 130, 83, 99, 53, 1, kind, 60, 9]);
+    out.extend(b"PXEClient");
+    out.extend([93, 2, 0, 7]);
+    for (code, value) in options {
+        out.extend([*code, value.len() as u8]);
+        out.extend(*value);
+    }
+    out.push(255);
+    out
+}
+
+/// Kind, client and address of a reply.
+fn read(bytes: &[u8]) -> Option<(u8, u32, Ipv4Addr)> {
+    let client = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let yiaddr: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
+    let mut at = 240;
+    loop {
+        match (*bytes.get(at)?, *bytes.get(at + 1)?) {
+            (53, 1) => return Some((*bytes.get(at + 2)?, client, yiaddr.into())),
+            (0, _) => at += 1,
+            (255, _) => return None,
+            (_, len) => at += 2 + usize::from(len),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Witness {
+    acked: BTreeMap<u32, Ipv4Addr>,
+    owner: HashMap<Ipv4Addr, u32>,
+    /// Those who gave theirs back for good: an ACK that was on its way then counts no more.
+    gone: HashSet<u32>,
+    acks: usize,
+}
+
+impl Witness {
+    /// Takes one reply; goes on with the exchange where it is an offer.
+    fn hear(&mut self, clients: &UdpSocket, bytes: &[u8], service: Option<(Ipv4Addr, u16)>) {
+        let Some((kind, client, addr)) = read(bytes) else { return };
+        match (kind, service) {
+            (2, Some(service)) => {
+                let more: [(u8, &[u8]); 2] = [(54, &OURS.octets()), (50, &addr.octets())];
+                clients.send_to(&packet(3, client, &more), service).unwrap();
+            }
+            (5, _) if self.gone.contains(&client) => {}
+            (5, _) => {
+                self.acks += 1;
+                let before = self.acked.insert(client, addr);
+                assert!(
+                    before.is_none_or(|b| b == addr),
+                    "client {client} had {before:?} and was given {addr}"
+                );
+                let other = self.owner.insert(addr, client);
+                assert!(other.is_none_or(|o| o == client), "{addr} was given to {other:?} and to {client}");
+            }
+            (6, _) if !self.gone.contains(&client) => panic!("client {client} was refused what it holds"),
+            _ => {}
+        }
+    }
+
+    fn gives_back(&mut self, client: u32, clients: &UdpSocket, service: (Ipv4Addr, u16)) {
+        if let Some(addr) = self.acked.remove(&client) {
+            self.owner.remove(&addr);
+            self.gone.insert(client);
+            let mut release = packet(7, client, &[(54, &OURS.octets())]);
+            release[12..16].copy_from_slice(&addr.octets());
+            clients.send_to(&release, service).unwrap();
+        }
+    }
+}
+
+#[test]
+fn kill_9_amid_leases_forgets_no_ack_and_gives_no_address_twice() {
+    let kills = if std::env::var_os("PRISTINE_FULL").is_some() { 200 } else { 20 };
+    let state = Dir::new("kill9");
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/16").unwrap();
+    let relay = net.host("relay", "198.18.0.2/16").unwrap();
+    let clients = relay.enter(|| UdpSocket::bind((RELAY, 67)).unwrap()).unwrap();
+    clients.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut witness = Witness::default();
+    let mut next: u32 = 1;
+    let mut buf = [0; 1500];
+    for round in 0..kills {
+        let mut service = Service::start(&server, &state);
+        // Those who have an address come back for it, as after a power cut.
+        let returning: Vec<(u32, Ipv4Addr)> =
+            witness.acked.iter().rev().take(10).map(|(c, a)| (*c, *a)).collect();
+        for (client, addr) in returning {
+            clients.send_to(&packet(3, client, &[(50, &addr.octets())]), SERVICE).unwrap();
+        }
+        // And newcomers stream in until the service dies, at another point each time.
+        let enough = witness.acks + 5 + (round * 7) % 31;
+        let until = Instant::now() + BOUND;
+        while witness.acks < enough {
+            assert!(Instant::now() < until, "round {round}: only {} ACKs", witness.acks);
+            for _ in 0..4 {
+                clients.send_to(&packet(1, next, &[]), SERVICE).unwrap();
+                next += 1;
+            }
+            if next.is_multiple_of(3) {
+                witness.gives_back(next / 2, &clients, SERVICE);
+            }
+            match clients.recv_from(&mut buf) {
+                Ok((n, _)) => witness.hear(&clients, &buf[..n], Some(SERVICE)),
+                Err(e) => assert!(matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{e}"),
+            }
+        }
+        service.0.kill();
+        // What it had sent before it died counts.
+        clients.set_nonblocking(true).unwrap();
+        while let Ok((n, _)) = clients.recv_from(&mut buf) {
+            witness.hear(&clients, &buf[..n], None);
+        }
+        clients.set_nonblocking(false).unwrap();
+        let on_disk = Db::open_read_only(&state.0).unwrap().expect("a database");
+        let leases: HashMap<Ipv4Addr, _> = on_disk.leases.iter().map(|l| (l.addr, l)).collect();
+        for (client, addr) in &witness.acked {
+            let lease = leases.get(addr).unwrap_or_else(|| panic!("round {round}: {addr} is forgotten"));
+            assert_eq!((lease.mac, lease.state), (mac(*client), LeaseState::Bound), "round {round}: {addr}");
+        }
+    }
+    assert!(witness.acks > kills * 5);
+}
