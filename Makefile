@@ -44,10 +44,10 @@ images: build ## the tiny image of the tests
 test: build nbp images ## units, properties, integration in namespaces, real boots on four firmware paths
 	cargo test --locked --workspace
 
-demo: release ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
-	target/release/pristine nbp fetch --dir $(NBP)
+# The debug build: it is made in a third of the time, and its dependencies are optimised.
+demo: build nbp ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
 	images/debian/build
-	target/release/pristine lab demo --nbp-dir $(NBP)
+	target/debug/pristine lab demo --nbp-dir $(NBP)
 
 fmt: ## formats the sources
 	cargo fmt --all
