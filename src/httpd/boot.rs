@@ -44,8 +44,8 @@ pub(super) async fn script<M: Machines>(
 
 /// Shows `why` on the machine's console and starts over, by way of `autoexec.ipxe`.
 fn no_script(server: &ServerAddr, why: &str) -> String {
-    // What iPXE gives a meaning goes: `${}`, `#`, `\`, `&&`, `||` and line ends.
-    let harmless = |c: &char| c.is_ascii_alphanumeric() || " .,:;_()'`/=+-?".contains(*c);
+    // What iPXE gives a meaning goes: `${}`, `#`, `\`, `&&`, `||`, `;` and line ends.
+    let harmless = |c: &char| c.is_ascii_alphanumeric() || " .,:_()'`/=+-?".contains(*c);
     let why: String = why.chars().filter(harmless).take(300).collect();
     let base = server.base_url();
     format!(
@@ -178,8 +178,8 @@ mod tests {
     #[test]
     fn the_reason_is_shown_and_runs_nothing() {
         let server = ServerAddr { ip: Ipv4Addr::new(198, 18, 0, 1), http_port: 8080 };
-        let script = no_script(&server, "bad ${net0/mac}\nshell || reboot && # \\x: say `x`");
-        assert!(script.contains("echo Why: bad net0/macshell  reboot   x: say `x`\n"), "{script}");
+        let script = no_script(&server, "bad ${net0/mac}\nshell || reboot && ; # \\x: say `x`");
+        assert!(script.contains("echo Why: bad net0/macshell  reboot    x: say `x`\n"), "{script}");
         assert!(script.contains("http://198.18.0.1:8080/nbp/autoexec.ipxe"), "{script}");
     }
 }
