@@ -180,7 +180,7 @@ pub(super) fn decline(ctx: &Ctx<'_>, leases: &mut Leases, subnet: &Subnet, asker
     if !subnet.network.contains(addr) || !(offered || leased) {
         return Outcome::silent(Reason::UnknownLease);
     }
-    let change = quarantine(ctx, leases, addr, asker);
+    let change = quarantine(ctx, leases, addr, asker.mac);
     Outcome { action: Action::Silent(Reason::Declined), changes: vec![change] }
 }
 

@@ -9,7 +9,7 @@ use super::{
     proxy, reply, request,
 };
 use crate::{
-    model::{BootClient, Change, ClientKey, ClientKind, Lease, LeaseState, Millis},
+    model::{BootClient, Change, ClientKey, ClientKind, Lease, LeaseState, Mac, Millis},
     netboot::NbpAnswer,
 };
 use std::net::Ipv4Addr;
@@ -18,6 +18,8 @@ use std::net::Ipv4Addr;
 const PROBE_PATIENCE: Millis = 1_000;
 /// Longest time that an address is held for a client which doesn't come back.
 const MAX_HOLD: Millis = 60_000;
+/// On record for an address that a probe found in use: no machine has this MAC.
+const NOBODY: Mac = Mac([0; 6]);
 
 /// Everything that a rule may look at, apart from the table.
 pub(super) struct Ctx<'a> {
@@ -118,7 +120,8 @@ fn discover(
             let mine = leases.offer_to(subnet, asker).filter(|o| o.addr == addr);
             tries = mine.map_or(0, |o| o.tries.saturating_add(1));
             if mine.is_some() || !taken(leases, addr, now) {
-                changes.push(quarantine(ctx, leases, addr, asker));
+                // By whoever has it: it must not count as one that the asker took.
+                changes.push(quarantine(ctx, leases, addr, NOBODY));
             }
         }
         None => {}
@@ -179,14 +182,14 @@ fn taken(leases: &Leases, addr: Ipv4Addr, now: Millis) -> bool {
     leases.offer_at(addr).is_some() || leases.by_addr(addr).is_some_and(|l| runs(l, now))
 }
 
-/// Keeps an address from everybody, because somebody unknown answers on it.
-pub(super) fn quarantine(ctx: &Ctx<'_>, leases: &mut Leases, addr: Ipv4Addr, asker: &Asker) -> Change {
+/// Keeps an address from everybody, because somebody unknown answers on it. `mac` declined it.
+pub(super) fn quarantine(ctx: &Ctx<'_>, leases: &mut Leases, addr: Ipv4Addr, mac: Mac) -> Change {
     leases.drop_offer(addr, ctx.now);
     leases.forget_free(addr);
     let lease = Lease {
         addr,
-        client: ClientKey::Mac(asker.mac),
-        mac: asker.mac,
+        client: ClientKey::Mac(mac),
+        mac,
         state: LeaseState::Declined,
         expires: ctx.now + ctx.site.quarantine.millis(),
         hostname: None,

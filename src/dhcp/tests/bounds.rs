@@ -101,3 +101,17 @@ fn operators_can_forget_an_address() {
     assert_eq!((kit.leases.by_addr(addr), kit.leases.by_mac(mac(1)).count()), (None, 0));
     assert_eq!(kit.obtain(&Packet::discover(mac(2))), addr);
 }
+
+#[test]
+fn addresses_that_others_use_do_not_count_as_the_clients_own() {
+    let mut subnet = Subnet::new("198.18.0.0/24".parse().unwrap());
+    subnet.pools = vec!["198.18.0.100-198.18.0.199".parse().unwrap()];
+    let mut kit = Kit::with(Site { subnets: vec![subnet], ..Site::default() });
+    kit.occupied = (100..120).map(ip).collect();
+    // A client asks again after each round of addresses that were all in use.
+    let offered = (0..6).find_map(|_| match kit.send(&Packet::discover(mac(1))) {
+        Action::Reply(reply) => Some(reply.yiaddr),
+        _ => None,
+    });
+    assert_eq!(offered, Some(ip(120)));
+}
