@@ -15,8 +15,12 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 use tokio::{sync::watch, task::JoinSet};
+
+/// Before an address that could not be bound is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Counters of every server that ran.
 #[derive(Debug, Default)]
@@ -93,12 +97,16 @@ impl Follower {
         for (ip, server) in std::mem::take(&mut self.bound) {
             running.extend([begin(ip, server, &mut tasks)]);
         }
+        let mut missing = false;
         loop {
             tokio::select! {
                 _ = async { let _ = shutdown.wait_for(|stop| *stop).await; } => break,
                 changed = self.links.changed() => if changed.is_err() { break },
+                // The port may be free again: the server that was stopped on this address has ended.
+                () = tokio::time::sleep(AGAIN), if missing => {}
             }
             let wanted = self.wanted();
+            let before = std::mem::take(&mut missing);
             running.retain(|ip, _| wanted.contains(ip));
             for ip in wanted {
                 if running.contains_key(&ip) {
@@ -109,7 +117,12 @@ impl Follower {
                         tracing::info!("TFTP is served on {ip} as well");
                         running.extend([begin(ip, server, &mut tasks)]);
                     }
-                    Err(error) => tracing::error!(%error, "no TFTP on {ip}"),
+                    Err(error) => {
+                        if !before {
+                            tracing::error!(%error, "no TFTP on {ip}; trying again");
+                        }
+                        missing = true;
+                    }
                 }
             }
         }
@@ -136,5 +149,72 @@ impl Follower {
         let server = tftpd::Server::bind(settings)?;
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).0.push(server.counters());
         Ok(server)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+    use crate::{
+        provisioner::{Options, SystemClock},
+        store::{ImageStore, Nbps, testing::TempDir},
+    };
+    use tokio::{net::UdpSocket, time::timeout};
+
+    #[tokio::test]
+    async fn an_address_whose_port_is_taken_when_it_comes_is_served_once_the_port_is_free() {
+        let dir = TempDir::new();
+        let images = ImageStore::open(&dir.path().join("store")).unwrap();
+        let nbps = Nbps::load(dir.path()).unwrap();
+        let clock = Arc::new(SystemClock::new());
+        let files = Provisioner::open(Options::default(), dir.path(), images, nbps, clock).unwrap();
+        let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = taken.local_addr().unwrap();
+        let (tell, links) = watch::channel(Arc::default());
+        let follower = Follower {
+            names: vec!["eth1".into()],
+            port: at.port(),
+            http_port: 8080,
+            links,
+            bound: Vec::new(),
+            counters: Shared::default(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(follower.run(files, stopped));
+        let link = Interface {
+            index: 2,
+            name: "eth1".into(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            loopback: false,
+            master: None,
+            ipv4: vec![(Ipv4Addr::LOCALHOST, 8)],
+        };
+        tell.send(Arc::new(vec![link])).unwrap();
+        // On this one thread, the follower has tried by then.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        drop(taken);
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let asked = async {
+            let mut answer = [0; 600];
+            loop {
+                let _ = client.send_to(b"\0\x01autoexec.ipxe\0octet\0", at).await;
+                let got = timeout(Duration::from_millis(200), client.recv_from(&mut answer)).await;
+                if let Ok(Ok((_, from))) = got {
+                    // Enough: an error ends the transfer.
+                    client.send_to(b"\0\x05\0\0\0", from).await.unwrap();
+                    return answer;
+                }
+            }
+        };
+        let answer = timeout(Duration::from_secs(20), asked).await.expect("served after all");
+        assert_eq!(answer[..4], [0, 3, 0, 1], "the first block");
+        stop.send(true).unwrap();
+        running.await.unwrap().unwrap();
     }
 }
