@@ -208,11 +208,11 @@ impl Provisioner {
                 None => return Err(no_machine(state, key)),
             };
             let known = state.machines.is_known(machine.mac);
-            if !known && !state.machines.has_room() {
-                return Err(CommandError::TableFull(state.machines.counts().0));
-            }
             let before = known.then(|| machine.clone());
             change(state, &mut machine)?;
+            if !known && !state.make_room(&mut fx) {
+                return Err(CommandError::TableFull(state.machines.counts().0));
+            }
             if before.as_ref() != Some(&machine) {
                 state.put(machine.clone(), &mut fx);
                 fx.changes.extend(state.attempts.keep(machine.mac));

@@ -3,7 +3,7 @@
 use super::{Provisioner, answer::is_known, random, state::Effects};
 use crate::{
     dhcp::{self, Action, MessageType, ReplyKind},
-    model::{AttemptId, BootTarget, ClientKind, Mac, Stage, Verdict},
+    model::{AttemptId, BootTarget, ClientKey, ClientKind, Lease, LeaseState, Mac, Stage, Verdict},
     netboot::NbpAnswer,
 };
 
@@ -22,9 +22,15 @@ impl Provisioner {
         action
     }
 
-    /// Whether a machine's requests pass however many strangers ask.
+    /// Whether a machine's requests pass however many strangers ask: it is known, an address is reserved
+    /// for it, or it holds one and may be about to renew.
     pub fn knows(&self, mac: Mac) -> bool {
-        self.state().machines.get(mac).is_some_and(is_known)
+        let now = self.now();
+        let state = self.state();
+        let holds = |l: &Lease| l.state == LeaseState::Bound && l.expires > now;
+        state.machines.get(mac).is_some_and(is_known)
+            || state.site.reservation(mac, &ClientKey::Mac(mac), |_| true).is_some()
+            || state.leases.by_mac(mac).any(holds)
     }
 
     fn dhcp_locked(
@@ -90,8 +96,10 @@ impl Provisioner {
         if let Action::Silent(reason) = outcome.action {
             *state.stats.silent.entry(reason.to_string()).or_default() += 1;
         }
-        // Nothing more will be seen of a machine that is told no boot program.
-        if let Some(id) = attempt.filter(|_| boots && answer.nbp == NbpAnswer::AddressOnly) {
+        // Nothing more will be seen of a machine that is told no boot program. `init` never is told one:
+        // it runs what its script fixed, whatever the machine is assigned by now.
+        let told_nothing = boots && client.kind != ClientKind::Init && answer.nbp == NbpAnswer::AddressOnly;
+        if let Some(id) = attempt.filter(|_| told_nothing) {
             let verdict = match (&answer.target, &answer.refused) {
                 (BootTarget::Local, _) => Some(Verdict::Local),
                 (_, Some(reason)) => Some(Verdict::Failed { reason: reason.clone() }),

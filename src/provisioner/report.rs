@@ -16,6 +16,10 @@ impl Provisioner {
             Ok(commit) => commit,
             Err(e) => {
                 self.state().stats.reports_refused += 1;
+                // To the machine this means that it was heard: then it must be on disk as well.
+                if e == ReportError::Already {
+                    self.saved().await?;
+                }
                 return Err(e);
             }
         };

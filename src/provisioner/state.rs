@@ -6,7 +6,7 @@
 
 use super::{
     Bounds, Options, ScriptQuery, Stats, Unknown,
-    answer::{BootAnswer, boot_answer},
+    answer::{BootAnswer, boot_answer, is_known},
     attempt_table::{Attempts, Tracked},
     attempts::{self, Step},
     machines::Machines,
@@ -14,8 +14,8 @@ use super::{
 use crate::{
     dhcp,
     model::{
-        AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, Mac, Machine, Millis,
-        Stage,
+        Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, Mac, Machine,
+        Millis, Stage,
     },
     netboot::ServerAddr,
     store::ImageStore,
@@ -85,7 +85,10 @@ impl State {
             if let Some(uuid) = client.uuid.filter(|_| machine.uuid.is_none()) {
                 machine.uuid = Some(uuid.iter().map(|b| format!("{b:02x}")).collect());
             }
-            if let Some(firmware) = client.arch.filter(|_| client.kind != ClientKind::Init) {
+            if client.kind == ClientKind::RaspberryPi {
+                // Its ROM says 0 (PC BIOS) in option 93, which is no firmware of its own.
+                machine.arch = Some(Arch::Aarch64);
+            } else if let Some(firmware) = client.arch.filter(|_| client.kind != ClientKind::Init) {
                 machine.firmware = Some(firmware);
                 machine.arch = firmware.arch().or(machine.arch);
             }
@@ -115,7 +118,7 @@ impl State {
             return true;
         }
         let Some(machine) = self.machines.get(mac).cloned() else { return false };
-        if !self.machines.has_room() {
+        if !self.make_room(fx) {
             self.stats.table_full += 1;
             return false;
         }
@@ -123,6 +126,19 @@ impl State {
         self.put(machine, fx);
         fx.changes.extend(self.attempts.keep(mac));
         true
+    }
+
+    /// Room for one more machine on record. In a full table the visitor (no operator touched it, and it
+    /// never got a script) longest unheard of makes it: made-up MACs that took an address each must not
+    /// keep a new machine from booting. False where there is no visitor.
+    pub fn make_room(&mut self, fx: &mut Effects) -> bool {
+        if self.machines.has_room() {
+            return true;
+        }
+        let visitors = self.machines.iter_known().filter(|m| !is_known(m));
+        let Some(gone) = visitors.min_by_key(|m| m.last_seen).map(|m| m.mac) else { return false };
+        self.forget(gone, fx);
+        self.machines.has_room()
     }
 
     /// Forgets a machine and its attempts. Its leases stay: they are promises to whoever holds them.

@@ -423,3 +423,92 @@ async fn autoexec_is_made_and_what_nobody_has_is_not_found() {
         assert_eq!(w.prov.tftp_file(server(), peer, name).await, FileAnswer::NotFound, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_raspberry_pi_that_says_pc_bios_runs_images_for_its_own_processor() {
+    let w = World::new(Options::default());
+    w.import("web:1", Arch::X86_64, true);
+    w.import("arm:1", Arch::Aarch64, true);
+    let pi = Mac([0xdc, 0xa6, 0x32, 0, 0, 1]);
+    let mut discover = packet(1, 1, &[(60, b"PXEClient:Arch:00000:UNDI:002001"), (93, &[0, 0])]);
+    discover[28..34].copy_from_slice(&pi.0);
+    w.dhcp(&discover).await;
+    assert_eq!(w.prov.machine(&pi.to_string()).unwrap().arch, Some(Arch::Aarch64));
+    let got = w.prov.pin(&pi.to_string(), "arm:1").await.unwrap();
+    assert_eq!(got.refused, None, "explain says what the boot is told");
+    assert!(matches!(w.prov.pin(&pi.to_string(), "web:1").await, Err(CommandError::WrongArch { .. })));
+}
+
+#[tokio::test]
+async fn a_repointing_before_init_asks_for_its_address_does_not_end_the_boot_under_way() {
+    let w = World::new(Options::default());
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.prov.pin(M, "web:1").await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    let token = token_of(&w.script(1, addr).await.unwrap());
+    w.prov.unpin(M).await.unwrap();
+    w.prov.set_default(Some("local")).await.unwrap();
+    w.lease(1, INIT).await.unwrap();
+    assert_eq!((w.last().verdict, w.last().rule), (Verdict::Running, Some(Rule::Pin)));
+    w.prov.pin(M, "web:1").await.unwrap();
+    std::fs::remove_file(w.prov.images().blobs().path(web)).unwrap();
+    w.lease(1, INIT).await.unwrap();
+    assert_eq!(w.last().verdict, Verdict::Running, "what it runs was fetched and proven");
+    w.prov.report(&token, stage(Stage::Init)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_keeps_out_neither_reservations_nor_those_who_hold_an_address() {
+    let mut options = Options::default();
+    let reserved = dhcp::Reservation {
+        mac: Some(mac(5)),
+        client_id: None,
+        address: Ipv4Addr::new(198, 18, 0, 9),
+        hostname: None,
+    };
+    options.site.reservations = vec![reserved];
+    let w = World::new(options);
+    assert!(w.prov.knows(mac(5)) && !w.prov.knows(mac(6)));
+    w.lease(6, &[]).await.unwrap();
+    assert!(w.prov.knows(mac(6)), "it renews");
+    w.clock.advance(3_601_000);
+    assert!(!w.prov.knows(mac(6)), "its lease ended");
+}
+
+#[tokio::test]
+async fn a_report_is_not_called_heard_before_it_is_on_disk() {
+    let w = World::new(Options::default());
+    w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    let token = token_of(&w.script(1, addr).await.unwrap());
+    w.prov.db().limit_pages(0);
+    for _ in 0..2 {
+        let got = w.prov.report(&token, stage(Stage::Init)).await;
+        assert!(matches!(got, Err(ReportError::NotSaved(_))), "{got:?}");
+    }
+    w.prov.db().limit_pages(1_000_000);
+    assert_eq!(w.prov.report(&token, stage(Stage::Init)).await, Err(ReportError::Already));
+}
+
+#[tokio::test]
+async fn visitors_that_fill_the_table_make_room_and_machines_that_booted_do_not() {
+    let bounds = Bounds { machines: 2, ..Bounds::default() };
+    let w = World::new(Options { bounds, ..Options::default() });
+    w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    w.script(1, addr).await.unwrap();
+    for n in 2..6 {
+        w.clock.advance(61_000);
+        w.lease(n, PXE).await.unwrap();
+    }
+    let w = w.restart();
+    let macs: Vec<Mac> = w.prov.machines().iter().map(|m| m.mac).collect();
+    assert_eq!(macs, [mac(1), mac(5)], "the one that booted, and the latest visitor");
+    let addr = w.lease(7, IPXE).await.unwrap();
+    w.script(7, addr).await.unwrap();
+    w.lease(8, PXE).await.unwrap();
+    assert!(matches!(w.script(8, addr).await, Err(ScriptError::TableFull(2))), "nobody to forget");
+    assert!(matches!(w.prov.pin("52:54:00:00:00:09", "web:1").await, Err(CommandError::TableFull(2))));
+}
