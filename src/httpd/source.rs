@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -85,15 +85,18 @@ fn populate(map: &Mmap, start: usize, len: usize) -> io::Result<()> {
 }
 
 /// Shares one mapping of a blob among all connections that send it: a rack that boots one image
-/// costs one set of page tables. Only mappings in use are kept.
+/// costs one set of page tables. Only mappings in use are kept. By inode as well: a blob that was
+/// repaired while machines still fetch the damaged file must not be served from that.
 #[derive(Debug, Default)]
-pub(super) struct Sources(Mutex<HashMap<Digest, Weak<Source>>>);
+pub(super) struct Sources(Mutex<HashMap<(Digest, u64), Weak<Source>>>);
 
 impl Sources {
     /// The source of that blob, from `file` if none is in use.
     pub(super) fn get(&self, digest: Digest, file: File, size: u64) -> Arc<Source> {
+        let Ok(inode) = file.metadata().map(|m| m.ino()) else { return Arc::new(Source::new(file, size)) };
+        let key = (digest, inode);
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = shared.get(&digest).and_then(Weak::upgrade) {
+        if let Some(source) = shared.get(&key).and_then(Weak::upgrade) {
             return source;
         }
         let source = Arc::new(Source::new(file, size));
@@ -101,7 +104,7 @@ impl Sources {
             shared.retain(|_, source| source.strong_count() > 0);
         }
         if shared.len() < MAX_SHARED {
-            shared.insert(digest, Arc::downgrade(&source));
+            shared.insert(key, Arc::downgrade(&source));
         }
         source
     }
@@ -160,12 +163,15 @@ mod tests {
     fn one_mapping_serves_all_and_goes_with_the_last() {
         let (file, bytes) = file();
         let (sources, digest) = (Sources::default(), Digest::of(&bytes));
+        let key = (digest, file.metadata().unwrap().ino());
         let one = sources.get(digest, file.try_clone().unwrap(), SIZE);
         let two = sources.get(digest, file.try_clone().unwrap(), SIZE);
         assert!(Arc::ptr_eq(&one, &two));
+        let (repaired, _) = self::file();
+        assert!(!Arc::ptr_eq(&one, &sources.get(digest, repaired, SIZE)), "another file of that name");
         let slice = one.load(0..10).unwrap();
         drop((one, two));
         assert_eq!(slice, bytes[..10], "a slice keeps its mapping");
-        assert!(sources.0.lock().unwrap()[&digest].upgrade().is_none());
+        assert!(sources.0.lock().unwrap()[&key].upgrade().is_none());
     }
 }

@@ -39,6 +39,14 @@ impl Provisioner {
             uuid: None,
             hostname: None,
         };
+        // A kernel that was not looked at yet is hashed before the lock, not under it.
+        let image = self.state().answer(&self.0.images, &client, &server).image;
+        if let Some(image) = image {
+            let this = self.clone();
+            let looked = tokio::task::spawn_blocking(move || drop(this.missing_blob(&image)));
+            // What was found is asked for again below.
+            drop(looked.await);
+        }
         let (script, commit) = self.script_locked(server, peer, &query, &client, &token, fresh)?;
         commit.await?;
         Ok(script)
@@ -106,7 +114,12 @@ impl Provisioner {
             }
         };
         state.stats.scripts += 1;
+        // Whoever asks for a script has left what it ran.
+        machine.running = answer.image.as_ref().map(|image| image.digest);
         if answer.target == BootTarget::Ignore {
+            if machine != before && state.machines.is_known(machine.mac) {
+                state.put(machine, &mut fx);
+            }
             let commit = self.hand_on(&locked, fx);
             return Ok((script, commit));
         }
@@ -139,9 +152,6 @@ impl Provisioner {
             t.moved = now;
             *a != old
         });
-        if let Some(image) = &answer.image {
-            machine.running = Some(image.digest);
-        }
         if machine != before {
             state.put(machine, &mut fx);
         }
@@ -149,7 +159,7 @@ impl Provisioner {
         Ok((script, commit))
     }
 
-    /// Why an image's blobs are not all there, at their full length.
+    /// Why an image's blobs are not all there, as far as the store looks before it serves them.
     fn missing_blob(&self, image: &Image) -> Option<String> {
         let broken = |digest| match self.0.images.blob(digest) {
             Ok(Some(_)) => None,

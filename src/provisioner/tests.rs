@@ -314,6 +314,33 @@ async fn a_damaged_image_is_not_booted_and_console_and_attempt_say_why() {
 }
 
 #[tokio::test]
+async fn a_kernel_with_one_changed_byte_is_never_named_to_a_machine() {
+    let w = World::new(Options::default());
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    let path = w.prov.images().blobs().path(w.kernel(web));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "kernel of web;1").unwrap();
+    let script = w.script(1, addr).await.unwrap();
+    assert!(!script.contains("/blobs/") && script.contains("damaged"), "{script}");
+    assert!(matches!(w.last().verdict, Verdict::Failed { .. }), "{:?}", w.last());
+}
+
+#[tokio::test]
+async fn a_machine_that_boots_something_else_has_left_its_image() {
+    let w = World::new(Options::default());
+    let web = w.import("web:1", Arch::X86_64, true);
+    w.prov.pin(M, "web:1").await.unwrap();
+    let addr = w.lease(1, IPXE).await.unwrap();
+    w.script(1, addr).await.unwrap();
+    w.prov.pin(M, "local").await.unwrap();
+    assert_eq!(w.prov.machine(M).unwrap().running, Some(web), "it runs until it restarts");
+    w.script(1, addr).await.unwrap();
+    assert_eq!(w.prov.machine(M).unwrap().running, None, "`image rm` may take it now");
+}
+
+#[tokio::test]
 async fn no_ack_no_script_and_no_pin_without_the_disk_and_all_again_when_it_is_back() {
     let w = World::new(Options::default());
     w.import("web:1", Arch::X86_64, true);

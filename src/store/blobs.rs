@@ -8,8 +8,8 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     collections::BTreeSet,
     fs::{self, File, Permissions},
-    io::{self, Read as _, Write},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    io::{self, Write},
+    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -207,20 +207,25 @@ impl Blobs {
     /// Reads a whole blob again and says its true digest and length; `None` where it is missing.
     /// `seen` is told how many bytes were read, for a progress bar.
     pub fn rehash(&self, digest: Digest, seen: &dyn Fn(u64)) -> Result<Option<BlobRef>, StoreError> {
-        use sha2::Digest as _;
-        let Some((mut file, _)) = self.open(digest)? else { return Ok(None) };
-        let mut hasher = sha2::Sha256::new();
-        let mut buf = vec![0; 1 << 20];
-        let mut size = 0;
-        loop {
-            let n = file.read(&mut buf).map_err(io_at("read", &self.path(digest)))?;
-            let Some(part) = buf.get(..n).filter(|p| !p.is_empty()) else { break };
-            hasher.update(part);
-            size += n as u64;
-            seen(n as u64);
-        }
-        Ok(Some(BlobRef { digest: Digest(hasher.finalize().into()), size }))
+        let Some((file, _)) = self.open(digest)? else { return Ok(None) };
+        hash_file(&file, seen).map(Some).map_err(io_at("read", &self.path(digest)))
     }
+}
+
+/// Digest and length of all of `file`; `seen` is told how many bytes were read.
+pub(super) fn hash_file(file: &File, seen: &dyn Fn(u64)) -> io::Result<BlobRef> {
+    use sha2::Digest as _;
+    let mut hasher = sha2::Sha256::new();
+    let mut buf = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let n = file.read_at(&mut buf, size)?;
+        let Some(part) = buf.get(..n).filter(|p| !p.is_empty()) else { break };
+        hasher.update(part);
+        size += n as u64;
+        seen(n as u64);
+    }
+    Ok(BlobRef { digest: Digest(hasher.finalize().into()), size })
 }
 
 /// The paths in a folder, sorted; none where the folder is missing.

@@ -7,7 +7,7 @@
 //! `lock` is held shared while a pin is made durable and exclusively while images come and go.
 
 use super::{
-    blobs::{Blobs, SealedBlob, StoreError, dir_entries, io_at},
+    blobs::{self, Blobs, SealedBlob, StoreError, dir_entries, io_at},
     durable,
     resolve::{self, ResolveError},
 };
@@ -17,8 +17,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io::{self, Read as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, UNIX_EPOCH},
 };
 
 /// Longest manifest, in bytes.
@@ -36,6 +38,25 @@ struct Inner {
     blobs: Blobs,
     manifests: Mutex<HashMap<Digest, Cached>>,
     referenced: Mutex<HashMap<Digest, Referenced>>,
+    proven: Mutex<HashMap<Digest, Proof>>,
+    /// Held while a blob is hashed, so that a rack that powers on has it hashed once.
+    proving: Mutex<()>,
+}
+
+/// What hashing a file gave, for as long as the file is the one that was hashed.
+#[derive(Clone, Debug)]
+struct Proof {
+    stamp: Stamp,
+    wrong: Option<String>,
+}
+
+/// Device, inode, length, and when the bytes and the inode last changed: whoever writes to a file
+/// changes the last one, and can't set it back.
+type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let m = file.metadata()?;
+    Ok((m.dev(), m.ino(), m.len(), (m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec())))
 }
 
 /// A manifest that was read and found right, and its length then.
@@ -50,6 +71,8 @@ struct Cached {
 struct Referenced {
     size: u64,
     images: Vec<String>,
+    /// No machine proves it: a kernel, an initramfs, all of an image with an initramfs of its own.
+    unproven: bool,
 }
 
 /// An image in the store, readable or not.
@@ -174,6 +197,8 @@ impl ImageStore {
             blobs: Blobs::at(dir),
             manifests: Mutex::default(),
             referenced: Mutex::default(),
+            proven: Mutex::default(),
+            proving: Mutex::default(),
         }))
     }
 
@@ -212,7 +237,7 @@ impl ImageStore {
             lock(&self.0.manifests).remove(&digest);
         }
         let Some((image, size)) = self.read_manifest(digest)? else { return Ok(None) };
-        if !self.kept_path(digest).exists() && self.tag_target(&image.manifest.tag)? != Some(digest) {
+        if !self.is_image(&image)? {
             return Ok(None);
         }
         let image = Arc::new(image);
@@ -222,6 +247,12 @@ impl ImageStore {
         }
         cache.insert(digest, Cached { image: Arc::clone(&image), size });
         Ok(Some(image))
+    }
+
+    /// True where its tag points to it, or it is kept although its tag was moved.
+    fn is_image(&self, image: &Image) -> Result<bool, StoreError> {
+        let digest = image.digest;
+        Ok(self.kept_path(digest).exists() || self.tag_target(&image.manifest.tag)? == Some(digest))
     }
 
     fn read_manifest(&self, digest: Digest) -> Result<Option<(Image, u64)>, StoreError> {
@@ -263,8 +294,9 @@ impl ImageStore {
             })
         };
         match self.get(digest)? {
-            Some(image) => Ok(image),
-            None => Err(missing()?),
+            // Not from memory alone: an image that is half removed must not be pinned.
+            Some(image) if self.is_image(&image)? => Ok(image),
+            _ => Err(missing()?),
         }
     }
 
@@ -337,10 +369,13 @@ impl ImageStore {
         }
     }
 
-    /// A blob for serving: only the manifests of images and what they refer to.
+    /// A blob for serving: only the manifests of images and what they refer to. A boot loader runs a
+    /// kernel and its initramfs as they come, so these are hashed here, once for as long as the file
+    /// isn't touched; the rootfs of a native image is left to `init`, which proves each block.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where the blob is missing or not as long as its manifest says.
+    /// [`StoreError::Corrupt`] where the blob is missing, not as long as its manifest says, or not the
+    /// bytes that its digest names.
     pub fn blob(&self, digest: Digest) -> Result<Option<BlobFile>, StoreError> {
         let path = self.0.blobs.path(digest);
         let mut known = lock(&self.0.referenced).get(&digest).cloned();
@@ -353,12 +388,47 @@ impl ImageStore {
         let Some(known) = known else { return Ok(None) };
         let corrupt = |what| StoreError::Corrupt { digest, path: path.clone(), what, images: known.images };
         match opened {
-            Some((file, size)) if size == known.size => Ok(Some(BlobFile { digest, path, size, file })),
+            Some((file, size)) if size == known.size => {
+                let wrong = if known.unproven { self.hash_once(digest, &path, &file)? } else { None };
+                match wrong {
+                    Some(wrong) => Err(corrupt(wrong)),
+                    None => Ok(Some(BlobFile { digest, path, size, file })),
+                }
+            }
             Some((_, size)) => {
                 Err(corrupt(format!("it has {size} bytes where the image says {}", known.size)))
             }
             None => Err(corrupt("it is missing".into())),
         }
+    }
+
+    /// What is wrong with the bytes of a blob; by memory where the file was not touched since.
+    fn hash_once(&self, digest: Digest, path: &Path, file: &File) -> Result<Option<String>, StoreError> {
+        let now = || stamp(file).map_err(io_at("look at", path));
+        let known = |stamp| lock(&self.0.proven).get(&digest).filter(|p| p.stamp == stamp).cloned();
+        if let Some(proof) = known(now()?) {
+            return Ok(proof.wrong);
+        }
+        let _one_at_a_time = lock(&self.0.proving);
+        // Taken before the first byte is read: a write in between shows.
+        let before = now()?;
+        if let Some(proof) = known(before) {
+            return Ok(proof.wrong);
+        }
+        let found = blobs::hash_file(file, &|_| ()).map_err(io_at("read", path))?;
+        let wrong = (found.digest != digest).then(|| format!("its bytes hash to {}", found.digest.short()));
+        // File times move in steps: of a file touched just now, a later write might not show.
+        let ctime = Duration::from_secs(u64::try_from(before.4.0).unwrap_or(0));
+        let age = UNIX_EPOCH.elapsed().unwrap_or_default().abs_diff(ctime);
+        if age < Duration::from_secs(3) {
+            return Ok(wrong);
+        }
+        let mut proven = lock(&self.0.proven);
+        if proven.len() >= MAX_CACHED {
+            proven.clear();
+        }
+        proven.insert(digest, Proof { stamp: before, wrong: wrong.clone() });
+        Ok(wrong)
     }
 
     /// Reads anew which blobs the images refer to.
@@ -374,6 +444,11 @@ impl ImageStore {
                 let known = out.entry(blob.digest).or_default();
                 known.size = blob.size;
                 known.images.push(label.clone());
+            }
+            let manifest = &image.manifest;
+            let loaded = std::iter::once(&manifest.kernel).chain(&manifest.initramfs);
+            for blob in loaded.chain(manifest.rootfs.iter().map(|r| &r.blob).filter(|_| !manifest.native)) {
+                out.entry(blob.digest).or_default().unproven = true;
             }
         }
         lock(&self.0.referenced).clone_from(&out);
@@ -516,6 +591,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::{model::Arch, store::testing::TempDir};
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn sealed(store: &ImageStore, bytes: &[u8]) -> SealedBlob {
         let mut w = store.blobs().begin().unwrap();
@@ -632,6 +708,39 @@ mod tests {
         assert!(said.contains(&digest.to_string()) && said.contains("web:1"), "{said}");
         fs::remove_file(&path).unwrap();
         assert!(store.blob(digest).unwrap_err().to_string().contains("missing"));
+    }
+
+    #[test]
+    fn a_changed_kernel_or_initramfs_of_the_right_size_is_not_served() {
+        let (_dir, store) = store();
+        import(&store, "web:1", "kernel", "initramfs");
+        for good in [&b"kernel"[..], b"initramfs"] {
+            let digest = Digest::of(good);
+            assert!(store.blob(digest).unwrap().is_some());
+            // In place, as a flipped bit would be: the same file, the same length.
+            let path = store.blobs().path(digest);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            let mut bytes = good.to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
+            for _ in 0..2 {
+                let said = store.blob(digest).unwrap_err().to_string();
+                assert!(said.contains("hash to") && said.contains("web:1"), "{said}");
+            }
+        }
+        import(&store, "web:1", "kernel", "initramfs");
+        assert!(store.blob(Digest::of(b"kernel")).unwrap().is_some(), "importing again repairs it");
+        assert!(store.blob(Digest::of(b"initramfs")).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_image_whose_removal_was_killed_can_not_be_pinned_from_memory() {
+        let (_dir, store) = store();
+        let web = import(&store, "web:1", "kernel", "i");
+        assert!(store.resolve(&web.to_string()).is_ok());
+        // What `remove` does first; its blobs go at the next opening.
+        fs::remove_file(store.tag_path(&"web:1".parse().unwrap())).unwrap();
+        assert!(store.resolve(&web.to_string()).is_err());
     }
 
     #[test]
