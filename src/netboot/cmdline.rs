@@ -4,7 +4,7 @@
 //! A template may name `{server}` (`http://ip:port`), `{rootfs_url}` (where the squashfs is),
 //! `{mac}` (`52:54:00:12:34:56`), `{bootif}` (`01-52-54-00-12-34-56`, for `BOOTIF={bootif}`) and
 //! `{boot}` (the boot attempt's name). Images with Pristine's own initramfs ("native") also get the
-//! `pristine.*` words that `init` reads.
+//! `pristine.*` words that `init` reads, and `panic=30` unless they say something of `panic=` themselves.
 
 use super::{ServerAddr, template::is_plain_word};
 use crate::model::{Arch, AttemptId, Image, Mac};
@@ -74,6 +74,9 @@ pub fn max_len(arch: Arch) -> usize {
 
 /// Most initramfs files that an image has; their names are on the command line.
 pub const MAX_INITRAMFS: usize = 4;
+
+/// Put on a native image's command line where the image says nothing of panics: restart after 30 s.
+pub const PANIC: &str = "panic=30";
 
 /// What the boot script calls the kernel. EFI builds of iPXE put it in front of the command line; for
 /// its dot the kernel takes it for a module's parameter and does not hand it on to init.
@@ -149,6 +152,10 @@ fn fill(
             && input.token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if !token_ok {
             return Err(CmdlineError::BadToken);
+        }
+        // A kernel that panics before init runs would wait for ever: init can't have set it yet.
+        if !words.iter().any(|word| word.starts_with("panic=")) {
+            words.push(PANIC.to_owned());
         }
         words.push(format!("pristine.server={server}"));
         words.push(format!("pristine.image={image}"));

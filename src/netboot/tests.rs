@@ -297,6 +297,19 @@ fn a_line_that_import_accepts_never_fails_to_boot_for_its_length() {
 }
 
 #[test]
+fn a_native_kernel_that_panics_restarts_unless_its_image_says_otherwise() {
+    let line = |image: &Image| {
+        let (server, token) =
+            (ServerAddr { ip: std::net::Ipv4Addr::LOCALHOST, http_port: 1 }, "t".repeat(16));
+        let input = cmdline::CmdlineInput { server, mac: Mac([2; 6]), boot: AttemptId(1), token: &token };
+        cmdline::for_boot(image, &input).unwrap()
+    };
+    assert!(line(&image("quiet")).contains(" panic=30 "));
+    let own = line(&image("panic=0 quiet"));
+    assert_eq!(own.matches("panic=").count(), 1, "{own}");
+}
+
+#[test]
 fn odd_tokens_are_refused() {
     for token in ["", "short", "tokentokentoken${x}", "tokentoken token1", &"t".repeat(65)] {
         let (machine, image) = (machine(), image("quiet"));

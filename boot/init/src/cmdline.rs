@@ -58,7 +58,7 @@ impl Words {
             Some(now) if now < 0 => (seconds(1), seconds(2)),
             Some(n) if n > 0 => {
                 let n = n.unsigned_abs().min(3600);
-                (seconds(n), seconds(n) + Duration::from_millis(n * 250))
+                (seconds(n), seconds(2 * n))
             }
             _ => (seconds(30), seconds(60)),
         }
