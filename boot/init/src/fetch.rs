@@ -9,9 +9,11 @@ use crate::{
 };
 use std::{net::SocketAddrV4, time::Duration};
 
-/// Tries without any progress before a download fails: with the waits between them, one to three
+/// Tries without progress before a download fails: with the waits between them, one to three
 /// minutes of a server that is gone.
 const TRIES: u32 = 14;
+/// Fewest bytes for which a connection counts as progress: a few blocks a try would go on for weeks.
+const PROGRESS: u64 = 64 << 10;
 /// Times that one block may come wrong before it counts as wrong on the server.
 const WRONG_TRIES: u32 = 3;
 /// The longest that a server's Retry-After is obeyed.
@@ -68,7 +70,7 @@ pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mu
             }
             Err(Stop::Trouble(trouble)) => trouble,
         };
-        tries = if at > before { 1 } else { tries + 1 };
+        tries = if at - before >= PROGRESS { 1 } else { tries + 1 };
         wait_or_give_up(&trouble, tries, server, what, &format!(" from byte {at} of {size}"))?;
     }
     Ok(())

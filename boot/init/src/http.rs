@@ -4,11 +4,15 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, SocketAddrV4, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Longest answer head that is read.
 const MAX_HEAD: usize = 16 << 10;
+/// Longest time that a head may take to come.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// In each of these a body must bring [`Pace::LEAST`] bytes.
+const PACE: Duration = Duration::from_secs(60);
 
 /// How long to wait for a connection, and for the next byte.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +151,36 @@ pub struct Answer {
     pub left: u64,
     early: std::io::Cursor<Vec<u8>>,
     stream: TcpStream,
+    pace: Pace,
+}
+
+/// Ends what trickles: a byte now and then satisfies every limit on silence, and a boot would hang on
+/// it for ever, where another connection may be as fast as ever.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    bytes: u64,
+    every: Duration,
+}
+
+impl Pace {
+    /// Fewest bytes in each `every`.
+    const LEAST: u64 = 16 << 10;
+
+    fn new(every: Duration) -> Pace {
+        Pace { since: Instant::now(), bytes: 0, every }
+    }
+
+    /// `n` more bytes came; false where too few did.
+    fn keeps_up(&mut self, n: u64) -> bool {
+        self.bytes += n;
+        if self.since.elapsed() < self.every {
+            return true;
+        }
+        let enough = self.bytes >= Pace::LEAST;
+        *self = Pace::new(self.every);
+        enough
+    }
 }
 
 impl Answer {
@@ -167,6 +201,9 @@ impl Answer {
             Ok(n) => n,
         };
         self.left -= n as u64;
+        if self.left > 0 && !self.pace.keeps_up(n as u64) {
+            return Err(Trouble::passing("the server sends next to nothing"));
+        }
         Ok(n)
     }
 }
@@ -192,7 +229,13 @@ pub fn get(
     );
     let (head, early, stream) = exchange(server, request.as_bytes(), limits)?;
     let at = check_answer(&head, from, size)?;
-    Ok(Answer { at, left: head.length.unwrap_or(0), early: std::io::Cursor::new(early), stream })
+    Ok(Answer {
+        at,
+        left: head.length.unwrap_or(0),
+        early: std::io::Cursor::new(early),
+        stream,
+        pace: Pace::new(PACE),
+    })
 }
 
 /// POST of a JSON body; gives the status.
@@ -225,12 +268,16 @@ fn exchange(
     stream.write_all(request).map_err(passing)?;
     let mut bytes = Vec::new();
     let mut piece = [0; 2048];
+    let asked = Instant::now();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             break end;
         }
         if bytes.len() > MAX_HEAD {
             return Err(Trouble::Final { why: "the answer's head is too long".into() });
+        }
+        if asked.elapsed() > HEAD_TIME {
+            return Err(Trouble::passing("the server does not come to the end of its answer's head"));
         }
         match stream.read(&mut piece) {
             Ok(0) => return Err(Trouble::passing("the connection ended before the answer")),
@@ -274,6 +321,15 @@ mod tests {
                 after: Some(Duration::from_secs(7))
             })
         );
+    }
+
+    #[test]
+    fn a_trickle_is_told_from_a_slow_line() {
+        let now = Duration::ZERO;
+        assert!(Pace::new(now).keeps_up(Pace::LEAST));
+        assert!(!Pace::new(now).keeps_up(Pace::LEAST - 1));
+        let mut pace = Pace::new(Duration::from_secs(3600));
+        assert!((0..9).all(|_| pace.keeps_up(1)), "judged at the end of its time only");
     }
 
     #[test]
