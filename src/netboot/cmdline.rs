@@ -34,6 +34,9 @@ pub enum CmdlineError {
     /// `{` without `}` or the other way round.
     #[error("the command line has a brace without its partner near `{0}`")]
     LoneBrace(String),
+    /// `"` without its partner.
+    #[error("the command line has a double quote without its partner")]
+    LoneQuote,
     /// A word that iPXE would run or expand instead of passing on.
     #[error(
         "`{0}` can't be on a command line: a boot loader would run or change it (no ${{…}}, &&, ||, `;`, leading #, control or non-ASCII characters)"
@@ -121,6 +124,10 @@ fn fill(
 ) -> Result<String, CmdlineError> {
     let server = input.server.base_url();
     let bootif = format!("01-{}", input.mac.hyphenated());
+    // An open quote would swallow what follows, our own words among them.
+    if template.matches('"').count() % 2 == 1 {
+        return Err(CmdlineError::LoneQuote);
+    }
     // EFI builds of iPXE from before 2020 hand the kernel its initramfs under this name only.
     let mut words: Vec<String> = (0..initrds).map(|nth| format!("initrd={}", initrd_name(nth))).collect();
     for word in template.split_ascii_whitespace() {

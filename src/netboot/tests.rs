@@ -243,7 +243,7 @@ fn command_lines_that_a_boot_loader_would_run_are_refused() {
     for good in [
         "",
         "console=tty0 console=ttyS0,115200n8",
-        "memmap=64M$0xd0000000 a.b=\"c",
+        "memmap=64M$0xd0000000 a.b=\"c d\"",
         "url={server}/x?boot={boot}&m={mac}",
     ] {
         assert_eq!(check(good), Ok(()), "{good}");
@@ -264,6 +264,7 @@ fn command_lines_that_a_boot_loader_would_run_are_refused() {
         "{}",
         "a}{b",
         "{{server}}",
+        "dyndbg=\"file a",
         "pristine.token=mine",
         "BOOTIF=01-00",
         "pristine.server={server}",
