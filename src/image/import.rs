@@ -317,8 +317,22 @@ impl Sources {
             kernel::check_initramfs(&i.head)
                 .map_err(|what| ImportError::Initramfs { path: i.path.clone(), what })?;
         }
+        // Debian's or dracut's would find no root and end in a shell on the console.
+        if let (false, None, [first, ..]) = (what.foreign, &what.build_initramfs, self.initramfs.as_slice()) {
+            let found = self.initramfs.iter().map(|i| initramfs::holds_our_init(&i.file));
+            let found = found.collect::<io::Result<Vec<bool>>>();
+            let found = found.map_err(|source| ImportError::Read { path: first.path.clone(), source })?;
+            if !found.contains(&true) {
+                let what = "it does not hold Pristine's init (plain or gzip): make it with --modules or \
+                            `pristine image initramfs`, or import the image with --foreign";
+                return Err(ImportError::Initramfs { path: first.path.clone(), what: what.into() });
+            }
+        }
         if let Some(r) = &self.rootfs {
+            // One block has no tree to hang on; `init` takes two or more.
+            let small = !what.foreign && r.size <= super::verity::BLOCK as u64;
             squashfs::check(&r.head, r.size)
+                .and_then(|read| if small { Err(SquashfsError::TooSmall) } else { Ok(read) })
                 .map_err(|source| ImportError::Rootfs { path: r.path.clone(), source })?;
         }
         Ok(kernel)

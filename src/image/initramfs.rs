@@ -12,11 +12,11 @@ use super::{
     modules::{HELPFUL, Modules, ModulesError, REQUIRED, SERVER_NICS, VIRTUAL_NICS, plain_path},
 };
 use crate::model::Arch;
-use flate2::{Compression, write::GzEncoder};
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use std::{
     collections::BTreeSet,
     fs,
-    io::{self, Write},
+    io::{self, Read, Seek as _, Write},
     path::{Path, PathBuf},
 };
 
@@ -134,6 +134,41 @@ pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> 
     }
     let kernel_version = modules.version().to_owned();
     Ok(Built { kernel_version, arch: elf_arch(&init), modules: paths.len(), unpacked })
+}
+
+/// What Pristine's init calls itself on the wire, and so has in its bytes.
+const INIT_MARK: &[u8] = b"pristine-init";
+/// Init is near the front of what [`build`] makes.
+const LOOKED_AT: u64 = 64 << 20;
+
+/// True where an archive (plain or gzip) has Pristine's init in it.
+pub fn holds_our_init(mut file: &fs::File) -> io::Result<bool> {
+    file.rewind()?;
+    let mut magic = Vec::new();
+    file.take(2).read_to_end(&mut magic)?;
+    file.rewind()?;
+    let found = match magic.as_slice() {
+        // What can't be unpacked here holds no init that a kernel could find.
+        b"\x1f\x8b" => find_mark(MultiGzDecoder::new(file)).unwrap_or(false),
+        _ => find_mark(file)?,
+    };
+    file.rewind()?;
+    Ok(found)
+}
+
+fn find_mark(from: impl Read) -> io::Result<bool> {
+    let mut from = from.take(LOOKED_AT);
+    let mut seen = Vec::new();
+    loop {
+        // What a mark across two parts needs of the one before.
+        seen.drain(..seen.len().saturating_sub(INIT_MARK.len()));
+        if (&mut from).take(1 << 20).read_to_end(&mut seen)? == 0 {
+            return Ok(false);
+        }
+        if seen.windows(INIT_MARK.len()).any(|part| part == INIT_MARK) {
+            return Ok(true);
+        }
+    }
 }
 
 /// Every folder on the way to `paths`, parents first.

@@ -70,6 +70,9 @@ pub enum SquashfsError {
         "it is compressed with {0}, which kernels can't read: make it with -comp zstd, xz, lz4, lzo or gzip"
     )]
     Compressor(String),
+    /// No root file system.
+    #[error("it has 4,096 bytes or fewer, in which there is no system to boot: check what it was made of")]
+    TooSmall,
     /// Numbers that contradict each other.
     #[error("its superblock is damaged ({0}); copy it again or make it anew")]
     Damaged(&'static str),

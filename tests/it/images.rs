@@ -61,7 +61,7 @@ impl Site {
         let folder = Folder::temporary("images").unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("kernel"), kernel()).unwrap();
-        fs::write(at("initramfs"), b"070701 and so on").unwrap();
+        fs::write(at("initramfs"), b"070701 with pristine-init").unwrap();
         squashfs(folder.path(), "rootfs", &vec![7; 3 << 20]);
         Site { folder }
     }
@@ -192,6 +192,9 @@ fn a_refused_import_says_why_and_leaves_the_store_as_it_was() {
     let rootfs = fs::read(site.at("rootfs")).unwrap();
     fs::write(site.at("short"), &rootfs[..rootfs.len() - 8192]).unwrap();
     fs::write(site.at("elf"), b"\x7fELF").unwrap();
+    squashfs(&site.at(""), "small", b"nothing much");
+    fs::write(site.at("other"), b"070701 with busybox").unwrap();
+    fs::write(site.at("tiny"), &rootfs[..4096]).unwrap();
     let mut arm = vec![0; 64];
     arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
     fs::write(site.at("arm"), arm).unwrap();
@@ -204,6 +207,9 @@ fn a_refused_import_says_why_and_leaves_the_store_as_it_was() {
         ("--kernel", file("elf"), "an ELF file"),
         ("--kernel", file("rootfs"), "--rootfs takes"),
         ("--initramfs", file("kernel"), "--kernel takes"),
+        ("--initramfs", file("other"), "--foreign"),
+        ("--rootfs", file("tiny"), "cut short"),
+        ("--rootfs", file("small"), "no system to boot"),
         ("--arch", "arm64".into(), "is for x86_64, but aarch64"),
         ("--cmdline", "root={nowhere}".into(), "{nowhere}"),
         ("--cmdline", "a\u{7}b".into(), "command line"),
@@ -261,7 +267,7 @@ fn a_full_disk_is_named_and_nothing_is_left() {
 #[test]
 fn a_kill_at_any_step_leaves_the_old_images_or_the_new_one_whole() {
     let site = Site::new();
-    squashfs(site.folder.path(), "rootfs2", b"another");
+    squashfs(site.folder.path(), "rootfs2", &[8; 200_000]);
     let web = site.imported("web", &[]);
     let clean = site.files();
     let rootfs2 = site.at("rootfs2");
@@ -348,7 +354,7 @@ fn verify_names_the_damaged_blob_and_the_images_it_hurts() {
     let site = Site::new();
     let web = site.imported("web", &[]);
     site.imported("db", &[]);
-    squashfs(site.folder.path(), "rootfs2", b"another");
+    squashfs(site.folder.path(), "rootfs2", &[8; 200_000]);
     site.imported("safe", &[("--rootfs", path(&site.at("rootfs2")))]);
     assert!(site.image(&["verify"]).status.success());
     let digest = &web["manifest"]["rootfs"]["blob"]["digest"];
