@@ -76,11 +76,13 @@ pub(super) async fn blob<M: Machines>(
     let wanted = wanted(&headers, &etag, opened.size, is_get);
     let boot = query.boot.parse::<AttemptId>().ok();
     let mut response = respond(app, conn, opened, wanted, is_get, boot);
+    // A refused range or condition is this request's; a cache must not keep it for the blob.
+    let keep = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
     let fields = response.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         fields.insert(header::ETAG, etag);
     }
-    fields.insert(header::CACHE_CONTROL, IMMUTABLE);
+    fields.insert(header::CACHE_CONTROL, if keep { IMMUTABLE } else { HeaderValue::from_static("no-store") });
     fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     response
 }

@@ -38,7 +38,8 @@ pub enum Rule {
     Pin,
     /// The site's default.
     Default,
-    /// `unknown = …` of the configuration: nobody pinned this machine and there is no default.
+    /// `unknown = …` of the configuration, for a machine that no operator has touched; or there is no
+    /// default.
     Unknown,
 }
 

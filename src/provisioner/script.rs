@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     model::{
-        AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image, IpxeFeatures, Mac, Millis,
-        Stage, Verdict,
+        AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image, IpxeFeatures, LeaseState,
+        Mac, Millis, Stage, Verdict,
     },
     netboot::{ScriptInput, ScriptTarget, ServerAddr, boot_script},
 };
@@ -65,6 +65,8 @@ impl Provisioner {
         let mut fx = Effects::default();
         let mut locked = self.state();
         let state = &mut *locked;
+        // First, so that what others ask in its name doesn't use up its rate.
+        from_its_own_address(state, client.mac, peer, now)?;
         rate(state, client.mac, now)?;
         state.seen(client, now, &mut fx);
         let mut answer = state.answer(&self.0.images, client, &server);
@@ -187,6 +189,23 @@ fn belongs(latest: &crate::model::BootAttempt, image: Option<&Image>) -> bool {
         None => true,
     };
     open && same
+}
+
+/// Another host of the link must not take over a boot under way (its token, or its place as the
+/// machine's latest attempt) by naming its MAC. Only where the address is a lease of ours: beside
+/// another DHCP server firmware and iPXE may well have two.
+fn from_its_own_address(state: &State, mac: Mac, peer: Ipv4Addr, now: Millis) -> Result<(), ScriptError> {
+    let latest = state.attempts.latest(state.machines.primary(mac)).map(|t| &t.attempt);
+    let running = latest.filter(|a| matches!(a.verdict, Verdict::Running | Verdict::Stuck { .. }));
+    let Some(addr) = running.and_then(|a| a.addr).filter(|addr| *addr != peer) else { return Ok(()) };
+    let ours = state
+        .leases
+        .by_addr(addr)
+        .is_some_and(|lease| lease.mac == mac && lease.state == LeaseState::Bound && lease.expires > now);
+    match ours {
+        true => Err(ScriptError::NotItsAddress { mac, peer }),
+        false => Ok(()),
+    }
 }
 
 fn rate(state: &mut State, mac: Mac, now: Millis) -> Result<(), ScriptError> {

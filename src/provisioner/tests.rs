@@ -245,6 +245,19 @@ async fn the_same_script_asked_twice_is_one_boot_and_only_the_latest_token_count
 }
 
 #[tokio::test]
+async fn another_host_that_names_a_booting_machine_gets_no_script_and_takes_no_boot_over() {
+    let w = World::new(Options::default());
+    w.import("web:1", Arch::X86_64, true);
+    w.prov.set_default(Some("web:1")).await.unwrap();
+    let (addr, other) = (w.lease(1, IPXE).await.unwrap(), w.lease(2, IPXE).await.unwrap());
+    let before = w.script(1, other).await;
+    assert_eq!(before, Err(ScriptError::NotItsAddress { mac: mac(1), peer: other }));
+    let token = token_of(&w.script(1, addr).await.unwrap());
+    assert!(w.script(1, other).await.is_err());
+    w.prov.report(&token, stage(Stage::Init)).await.unwrap();
+}
+
+#[tokio::test]
 async fn pins_store_digests_outlive_restarts_and_name_the_nearest_image() {
     let w = World::new(Options::default());
     let web = w.import("web:1", Arch::X86_64, true);
@@ -535,7 +548,7 @@ async fn visitors_that_fill_the_table_make_room_and_machines_that_booted_do_not(
     assert_eq!(macs, [mac(1), mac(5)], "the one that booted, and the latest visitor");
     let addr = w.lease(7, IPXE).await.unwrap();
     w.script(7, addr).await.unwrap();
-    w.lease(8, PXE).await.unwrap();
+    let addr = w.lease(8, PXE).await.unwrap();
     assert!(matches!(w.script(8, addr).await, Err(ScriptError::TableFull(2))), "nobody to forget");
     assert!(matches!(w.prov.pin("52:54:00:00:00:09", "web:1").await, Err(CommandError::TableFull(2))));
 }

@@ -146,6 +146,14 @@ pub enum ScriptError {
     /// More scripts than any boot needs.
     #[error("{0} asked for too many scripts within a minute: it is refused until the minute is over")]
     TooMany(crate::model::Mac),
+    /// Another host asks in its name while it boots.
+    #[error("{mac} boots with another address than {peer}, which asks for its script")]
+    NotItsAddress {
+        /// Whose script was asked for.
+        mac: crate::model::Mac,
+        /// Who asked.
+        peer: std::net::Ipv4Addr,
+    },
     /// The table of machines is full.
     #[error("{0} machines are on record, and no more fit: forget some, or raise bounds.machines")]
     TableFull(usize),
