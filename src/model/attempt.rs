@@ -132,6 +132,10 @@ pub struct BootAttempt {
     pub generation: u64,
     /// Steps, in the order in which they were first reached; at most one of each stage.
     pub stages: Vec<StageEvent>,
+    /// What went wrong with a boot file that it asked for before its script: not there, broken off,
+    /// timed out. The latest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_trouble: Option<String>,
     /// SHA-256 of the one-time boot token that its script carried. Never the token itself; left out
     /// of what the API shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +157,7 @@ impl BootAttempt {
             rule: None,
             generation: 0,
             stages: Vec::new(),
+            file_trouble: None,
             token_hash: None,
             verdict: Verdict::Running,
         }

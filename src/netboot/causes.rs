@@ -3,6 +3,11 @@ use crate::model::{BootAttempt, ClientArch, Stage};
 /// Why a boot that stopped moving has likely stopped: one or two sentences for an operator, by the
 /// furthest stage and the firmware, the most likely cause first.
 pub fn likely_cause(attempt: &BootAttempt) -> String {
+    let before_nbp = attempt.reached().is_none_or(|stage| stage <= Stage::Ack);
+    if let Some(trouble) = attempt.file_trouble.as_ref().filter(|_| before_nbp) {
+        // Seen, not guessed.
+        return trouble.clone();
+    }
     let firmware = Firmware::of(attempt.firmware);
     match attempt.reached() {
         None | Some(Stage::Discover) => after_discover(),
@@ -146,6 +151,18 @@ mod tests {
     fn stuck(stage: Option<Stage>, firmware: Option<ClientArch>) -> String {
         let stages = stage.into_iter().map(|stage| StageEvent { stage, at: 0, detail: None }).collect();
         likely_cause(&BootAttempt { firmware, stages, ..BootAttempt::new(AttemptId(1), Mac([2; 6])) })
+    }
+
+    #[test]
+    fn what_was_seen_of_its_boot_file_goes_before_a_guess_until_it_has_one() {
+        let seen = Some("x.efi broke off".to_owned());
+        let at = |stage| BootAttempt {
+            file_trouble: seen.clone(),
+            stages: vec![StageEvent { stage, at: 0, detail: None }],
+            ..BootAttempt::new(AttemptId(1), Mac([2; 6]))
+        };
+        assert_eq!(likely_cause(&at(Stage::Ack)), "x.efi broke off");
+        assert!(!likely_cause(&at(Stage::Nbp)).contains("x.efi"));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Boot files: NBPs by name, and `autoexec.ipxe`, which iPXE asks for by itself.
 
-use super::{FileAnswer, Provisioner, TransferOutcome, state::Effects};
+use super::{
+    FileAnswer, Provisioner, TransferOutcome,
+    attempts::tidy,
+    state::{Effects, State},
+};
 use crate::{
-    model::Stage,
+    model::{AttemptId, Stage},
     netboot::{ServerAddr, autoexec_script},
 };
 use bytes::Bytes;
@@ -30,6 +34,11 @@ impl Provisioner {
             Some(bytes) => FileAnswer::Found(bytes),
             None => {
                 tracing::debug!(%peer, name, "no such boot file");
+                self.file_trouble(peer, format!(
+                    "it asked for the boot file {}, which is not here: `pristine nbp fetch` gets the usual ones \
+                     (pristine nbp list), or put it into the NBP folder",
+                    tidy(name)
+                ));
                 FileAnswer::NotFound
             }
         }
@@ -51,22 +60,50 @@ impl Provisioner {
             TransferOutcome::Aborted { at, why } => {
                 state.stats.files_broken += 1;
                 tracing::info!(%peer, name, at, why, "transfer of a boot file given up by the client");
-                return;
+                let (name, why) = (tidy(name), tidy(why));
+                let text = format!("it gave up its boot file {name} after {at} bytes, saying: {why}");
+                drop(locked);
+                return self.file_trouble(peer, text);
             }
             TransferOutcome::TimedOut { at } => {
                 state.stats.files_broken += 1;
                 tracing::info!(%peer, name, at, "transfer of a boot file timed out");
-                return;
+                drop(locked);
+                return self.file_trouble(peer, format!(
+                    "the transfer of its boot file {} went silent after {at} bytes: a firewall blocks UDP's high \
+                     ports, packets are too large for the way (MTU), or the machine was turned off",
+                    tidy(name)
+                ));
             }
         };
-        let attempt = state.mac_at(peer).and_then(|mac| state.attempts.latest(mac)).map(|t| &t.attempt);
-        // Later in a boot it is a system's own download.
-        let early = attempt.filter(|a| a.reached().is_some_and(|s| s < Stage::Script)).map(|a| a.id);
-        if let Some(id) = early.filter(|_| name != AUTOEXEC) {
+        if let Some(id) = early(state, peer).filter(|_| name != AUTOEXEC) {
             state.record(id, Stage::Nbp, Some(detail), now, &mut fx);
         }
         drop(self.hand_on(&locked, fx));
     }
+
+    /// Notes what went wrong with a boot file in its machine's attempt.
+    fn file_trouble(&self, peer: Ipv4Addr, trouble: String) {
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        if let Some(id) = early(state, peer) {
+            state.update(id, &mut fx, |t| {
+                let trouble = Some(trouble);
+                let changed = t.attempt.file_trouble != trouble;
+                t.attempt.file_trouble = trouble;
+                changed
+            });
+        }
+        drop(self.hand_on(&locked, fx));
+    }
+}
+
+/// The attempt of the client at `peer`, while it may still fetch boot files: later in a boot it is a
+/// system's own download.
+fn early(state: &State, peer: Ipv4Addr) -> Option<AttemptId> {
+    let attempt = state.mac_at(peer).and_then(|mac| state.attempts.latest(mac)).map(|t| &t.attempt);
+    attempt.filter(|a| a.reached().is_some_and(|s| s < Stage::Script)).map(|a| a.id)
 }
 
 #[cfg(test)]

@@ -465,6 +465,24 @@ async fn autoexec_is_made_and_what_nobody_has_is_not_found() {
 }
 
 #[tokio::test]
+async fn what_goes_wrong_with_a_boot_file_is_on_record_and_is_the_cause_when_the_boot_is_stuck() {
+    let w = World::new(Options::default());
+    let addr = w.lease(1, PXE).await.unwrap();
+    w.prov.tftp_file(server(), addr, "gone.efi").await;
+    let seen = w.last().file_trouble.unwrap();
+    assert!(seen.contains("gone.efi") && seen.contains("pristine nbp fetch"), "{seen}");
+    let outcome = TransferOutcome::Aborted { at: 512, why: "disk full\n".into() };
+    w.prov.file_done(addr, "undionly.kpxe", outcome).await;
+    let seen = w.last().file_trouble.unwrap();
+    assert_eq!(seen, "it gave up its boot file undionly.kpxe after 512 bytes, saying: disk full");
+    w.prov.file_done(addr, "undionly.kpxe", TransferOutcome::TimedOut { at: 1_024 }).await;
+    w.clock.advance(600_000);
+    w.prov.tick();
+    let Verdict::Stuck { cause } = w.last().verdict else { panic!("{:?}", w.last()) };
+    assert!(cause.contains("went silent after 1024 bytes"), "{cause}");
+}
+
+#[tokio::test]
 async fn a_raspberry_pi_that_says_pc_bios_runs_images_for_its_own_processor() {
     let w = World::new(Options::default());
     w.import("web:1", Arch::X86_64, true);
