@@ -43,6 +43,8 @@ pub struct Import {
     pub cmdline: String,
     /// Operators' labels.
     pub labels: BTreeMap<String, String>,
+    /// Where it came from, beside what the import itself finds out.
+    pub provenance: BTreeMap<String, String>,
     /// It brings an initramfs of its own (live-boot, dracut), which neither verifies nor reports.
     pub foreign: bool,
     /// Take the tag from the image that has it.
@@ -161,7 +163,8 @@ pub fn import(store: &ImageStore, what: &Import, progress: &dyn Progress) -> Res
     store.require_free(sources.bytes())?;
 
     let mut sealed = Vec::new();
-    let mut provenance = BTreeMap::from([("pristine".into(), env!("CARGO_PKG_VERSION").into())]);
+    let mut provenance = what.provenance.clone();
+    provenance.insert("pristine".into(), env!("CARGO_PKG_VERSION").into());
     provenance.insert("kernel_format".into(), kernel.format.to_string());
     provenance.extend(kernel.version.clone().map(|v| ("kernel_version".into(), v)));
 

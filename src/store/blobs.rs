@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     collections::BTreeSet,
     fs::{self, File, Permissions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -141,6 +141,12 @@ impl Blobs {
         }
     }
 
+    /// A blob's bytes for a program that reads here and there, as one of a squashfs does; `None` where
+    /// there is no such blob.
+    pub fn reader(&self, digest: Digest) -> Result<Option<BlobReader>, StoreError> {
+        Ok(self.open(digest)?.map(|(file, size)| BlobReader { file, size }))
+    }
+
     /// Starts a blob. Whoever drops the writer without [`BlobWriter::seal`] and
     /// [`Blobs::publish`] leaves nothing behind.
     pub fn begin(&self) -> Result<BlobWriter, StoreError> {
@@ -209,6 +215,32 @@ impl Blobs {
     pub fn rehash(&self, digest: Digest, seen: &dyn Fn(u64)) -> Result<Option<BlobRef>, StoreError> {
         let Some((file, _)) = self.open(digest)? else { return Ok(None) };
         hash_file(&file, seen).map(Some).map_err(io_at("read", &self.path(digest)))
+    }
+}
+
+/// Reads a blob from anywhere within.
+#[derive(Debug)]
+pub struct BlobReader {
+    file: File,
+    size: u64,
+}
+
+impl BlobReader {
+    /// Bytes in all.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
+    }
+}
+
+impl Seek for BlobReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 

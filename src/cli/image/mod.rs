@@ -1,0 +1,63 @@
+//! `pristine image …`: offline commands against the state folder. A running service sees what they
+//! change, since the store is files. One file a command.
+
+mod import;
+mod initramfs;
+mod list;
+mod rm;
+mod verify;
+
+use super::{Context, Outcome};
+use crate::store::ImageStore;
+use clap::Subcommand;
+
+/// Images in the store.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Make an image of a kernel, an initramfs and a squashfs
+    Import(Box<import::ImportArgs>),
+    /// Every image
+    List,
+    /// One image in full
+    Show {
+        /// name:version, a digest, or the first 8 or more of its digits
+        image: String,
+    },
+    /// Read everything again and name what is damaged
+    Verify {
+        /// Only these images
+        images: Vec<String>,
+    },
+    /// Remove an image that no machine is pinned to or runs
+    Rm {
+        /// name:version, a digest, or the first 8 or more of its digits
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Build the native initramfs: Pristine's init and the kernel's own modules
+    Initramfs(initramfs::InitramfsArgs),
+}
+
+impl Image {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        if let Image::Initramfs(args) = &self {
+            return initramfs::run(args, context);
+        }
+        let state_dir = context.config()?.state_dir;
+        let store_dir = state_dir.join("store");
+        let to_write = || ImageStore::open(&store_dir);
+        let to_read = || ImageStore::open_read_only(&store_dir);
+        match self {
+            Image::Import(args) => import::run(*args, &to_write()?, context),
+            Image::List => list::list(&to_read(), context),
+            Image::Show { image } => list::show(&image, &to_read(), context),
+            Image::Verify { images } => verify::run(&images, &to_read(), context),
+            Image::Rm { images } => rm::run(&images, &state_dir, &to_write()?, context),
+            Image::Initramfs(_) => Ok(()),
+        }
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,53 @@
+//! `pristine image rm`.
+
+use super::mib;
+use crate::{
+    cli::{Context, Outcome},
+    model::{BootTarget, Digest, Machine, Tag},
+    store::{ImageStore, db::Db, images::Removed},
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+pub(super) fn run(references: &[String], state_dir: &Path, store: &ImageStore, context: &Context) -> Outcome {
+    let mut removed = Vec::new();
+    for reference in references {
+        removed.push(store.remove(reference, |digest| in_use(state_dir, digest))?);
+    }
+    let value: Vec<Value> = removed
+        .iter()
+        .map(|r| json!({ "digest": r.digest, "tags": r.tags, "blobs": r.blobs, "bytes": r.bytes }))
+        .collect();
+    context.show(&value, || {
+        let line = |r: &Removed| {
+            let tags: Vec<String> = r.tags.iter().map(Tag::to_string).collect();
+            let name = if tags.is_empty() { r.digest.short() } else { tags.join(", ") };
+            format!("removed {name}: {} freed\n", mib(r.bytes))
+        };
+        removed.iter().map(line).collect()
+    })
+}
+
+/// Who hangs on an image, by the state database: by pin, by default, or by having booted it.
+fn in_use(state_dir: &Path, digest: Digest) -> Result<Vec<String>, String> {
+    let Some(state) = Db::open_read_only(state_dir).map_err(|e| e.to_string())? else {
+        return Ok(Vec::new());
+    };
+    let is_it = |target: &Option<BootTarget>| *target == Some(BootTarget::Image { digest });
+    let name = |m: &Machine| match &m.hostname {
+        Some(host) => format!("{host} ({})", m.mac),
+        None => m.mac.to_string(),
+    };
+    let mut by = Vec::new();
+    if is_it(&state.default) {
+        by.push("it is the site's default".to_owned());
+    }
+    for machine in &state.machines {
+        if is_it(&machine.pin) {
+            by.push(format!("{} is pinned to it", name(machine)));
+        } else if machine.running == Some(digest) {
+            by.push(format!("{} runs it", name(machine)));
+        }
+    }
+    Ok(by)
+}
