@@ -21,6 +21,6 @@ mod token;
 mod watch;
 
 pub use refusal::Refusal;
-pub use router::{Api, OtherCounters, ROUTES, router};
+pub use router::{Api, AskOthers, Others, ROUTES, router};
 pub use server::{Counters, Settings, run};
 pub use token::{Token, TokenError};

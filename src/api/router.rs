@@ -1,7 +1,7 @@
 //! Every route of the API.
 
 use super::{Refusal, Token, auth, auth::BadTokens, boots, machines, server::Counters, site, watch};
-use crate::{provisioner::Provisioner, store::ImageStore};
+use crate::{model::wire::Alarm, provisioner::Provisioner, store::ImageStore};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
@@ -39,8 +39,17 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// Longest a request may take, its body included; a live stream only has to begin by then.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Counters of the other parts, by name, as the moment finds them.
-pub type OtherCounters = Arc<dyn Fn() -> BTreeMap<String, serde_json::Value> + Send + Sync>;
+/// What the other parts tell, as the moment finds them.
+#[derive(Clone, Debug, Default)]
+pub struct Others {
+    /// Counters by part.
+    pub counters: BTreeMap<String, serde_json::Value>,
+    /// What an operator should look at.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Asks the other parts.
+pub type AskOthers = Arc<dyn Fn() -> Others + Send + Sync>;
 
 /// What the routes work on. Cheap to clone.
 #[derive(Clone)]
@@ -50,7 +59,7 @@ struct Inner {
     provisioner: Provisioner,
     images: ImageStore,
     token: Token,
-    others: OtherCounters,
+    others: AskOthers,
     started: std::time::Instant,
     bad_tokens: BadTokens,
     counters: Arc<Counters>,
@@ -58,13 +67,13 @@ struct Inner {
 }
 
 impl Api {
-    /// An API over this provisioner. `others` tells the counters of the parts that only the caller
+    /// An API over this provisioner. `others` asks the parts that only the caller
     /// knows; live streams end when `shutdown` is true.
     pub fn new(
         provisioner: Provisioner,
         images: ImageStore,
         token: Token,
-        others: OtherCounters,
+        others: AskOthers,
         shutdown: tokio::sync::watch::Receiver<bool>,
     ) -> Api {
         Api(Arc::new(Inner {
@@ -99,7 +108,7 @@ impl Api {
         &self.0.counters
     }
 
-    pub(super) fn other_counters(&self) -> BTreeMap<String, serde_json::Value> {
+    pub(super) fn others(&self) -> Others {
         (self.0.others)()
     }
 

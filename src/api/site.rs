@@ -67,13 +67,14 @@ pub async fn image(
 pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
     let uptime = api.uptime();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(uptime);
-    let mut counters = api.other_counters();
+    let super::Others { mut counters, alarms } = api.others();
     counters.insert("provisioner".into(), json(&api.provisioner().stats()));
     counters.insert("api".into(), json(&**api.counters()));
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: i64::try_from(started.as_millis()).unwrap_or(i64::MAX),
         uptime_seconds: uptime.as_secs(),
+        alarms,
         counters,
     }))
 }

@@ -68,7 +68,7 @@ pub(super) fn table(attempts: &[BootAttempt], tags: &text::Tags) -> String {
             let event = a.stages.iter().find(|s| s.stage == stage);
             row.push(event.map_or_else(|| "-".into(), |s| text::seconds(s.at - began)));
         }
-        let verdict = text::verdict(a);
+        let verdict = a.outcome();
         match verdict.split_once(':') {
             Some((short, _)) => {
                 row.push(short.to_owned());
@@ -93,13 +93,13 @@ fn one(a: &BootAttempt, tags: &text::Tags) -> String {
         ("image", a.image.map_or_else(|| "-".into(), |d| format!("{} ({})", tags.image(d), d.short()))),
         ("rule", a.rule.as_ref().map_or("-", super::explain::rule_name).to_owned()),
         ("began", text::time(began)),
-        ("verdict", text::verdict(a)),
+        ("verdict", a.outcome()),
     ]);
     let mut table = Table::new(&["STAGE", ">SECONDS", ">STEP", "DETAIL"]);
     let mut before = began;
     for s in &a.stages {
         table.row([
-            text::stage(s.stage).to_owned(),
+            s.stage.to_string(),
             text::seconds(s.at - began),
             text::seconds(s.at - before),
             s.detail.clone().unwrap_or_default(),

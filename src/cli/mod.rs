@@ -84,7 +84,7 @@ enum Command {
     /// Addresses and who has them
     #[command(subcommand)]
     Lease(lease::Command),
-    /// How the service is: version, uptime, counters
+    /// How the service is: version, uptime, alarms, counters
     Status(status::Status),
     /// Images in the store: import, list, verify, remove
     #[command(subcommand)]

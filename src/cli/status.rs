@@ -5,7 +5,7 @@ use crate::model::wire::Status as Body;
 use clap::Args;
 use serde_json::Value;
 
-/// How the service is: version, uptime, counters.
+/// How the service is: version, uptime, alarms, counters.
 #[derive(Debug, Args)]
 pub struct Status {}
 
@@ -22,6 +22,14 @@ fn words(status: &Body) -> String {
         ("started", text::time(status.started)),
         ("uptime", text::ago(i64::try_from(status.uptime_seconds).unwrap_or(0).saturating_mul(1_000))),
     ]);
+    for alarm in &status.alarms {
+        let since = text::ago(text::now() - alarm.since);
+        out.push_str(&format!(
+            "ALARM {}: {} (for {since})\n",
+            text::clean(&alarm.about),
+            text::clean(&alarm.text)
+        ));
+    }
     for (part, counters) in &status.counters {
         let mut lines = Vec::new();
         flatten("", counters, &mut lines);

@@ -2,7 +2,7 @@
 
 use crate::{
     client::Client,
-    model::{BootAttempt, BootTarget, ClientArch, Digest, Machine, Millis, Stage, Tag, Verdict},
+    model::{BootTarget, ClientArch, Digest, Machine, Millis, Tag},
 };
 use std::collections::BTreeMap;
 
@@ -70,40 +70,6 @@ pub fn firmware(arch: ClientArch) -> String {
         ClientArch::UefiRiscv64 => "uefi riscv64".into(),
         ClientArch::UefiLoong64 => "uefi loong64".into(),
         ClientArch::Other(code) => format!("arch {code}"),
-    }
-}
-
-/// A stage as the API names it.
-pub fn stage(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Discover => "discover",
-        Stage::Offer => "offer",
-        Stage::Ack => "ack",
-        Stage::Nbp => "nbp",
-        Stage::Script => "script",
-        Stage::Kernel => "kernel",
-        Stage::Initramfs => "initramfs",
-        Stage::Init => "init",
-        Stage::Network => "network",
-        Stage::Rootfs => "rootfs",
-        Stage::Verified => "verified",
-        Stage::SwitchRoot => "switch_root",
-        Stage::Healthy => "healthy",
-    }
-}
-
-/// How an attempt ended; a stuck one says where and why.
-pub fn verdict(attempt: &BootAttempt) -> String {
-    match &attempt.verdict {
-        Verdict::Running => "running".into(),
-        Verdict::Healthy => "healthy".into(),
-        Verdict::Failed { reason } => format!("failed: {reason}"),
-        Verdict::Stuck { cause } => {
-            let at = attempt.reached().map_or("the start", stage);
-            format!("stuck after {at}: {cause}")
-        }
-        Verdict::Superseded => "superseded by a newer boot".into(),
-        Verdict::Local => "sent to its local disk".into(),
     }
 }
 

@@ -66,7 +66,7 @@ impl Told {
             if step.stage == crate::model::Stage::Script && detail.is_empty() {
                 detail = a.image.map(|d| tags.image(d)).unwrap_or_default();
             }
-            line(step.at, text::stage(step.stage), &detail);
+            line(step.at, &step.stage.to_string(), &detail);
         }
         *steps = a.stages.len();
         let over = !matches!(a.verdict, Verdict::Running);
@@ -74,8 +74,8 @@ impl Told {
             let last = a.stages.last().map_or(began, |s| s.at);
             let (what, detail) = match &a.verdict {
                 Verdict::Failed { reason } => ("FAILED", reason.clone()),
-                Verdict::Stuck { .. } => ("STUCK", text::verdict(a)),
-                _ => ("ended", text::verdict(a)),
+                Verdict::Stuck { .. } => ("STUCK", a.outcome()),
+                _ => ("ended", a.outcome()),
             };
             line(last, what, &detail);
         }

@@ -17,6 +17,7 @@ impl Config {
         self.port_problems(text, &mut out);
         self.path_problems(text, &mut out);
         self.bound_problems(text, &mut out);
+        self.time_problems(text, &mut out);
         self.site_problems(text, &mut out);
         out
     }
@@ -93,7 +94,15 @@ impl Config {
             ("strangers", b.strangers, 10_000_000),
             ("attempts_per_machine", b.attempts_per_machine, 10_000),
             ("attempts", b.attempts, 10_000_000),
-            ("scripts_per_minute", usize::try_from(b.scripts_per_minute).unwrap_or(usize::MAX), 100_000),
+            ("scripts_per_minute", number(b.scripts_per_minute), 100_000),
+            ("dhcp_in_work", b.dhcp_in_work, 1_000_000),
+            ("dhcp_strangers_per_second", number(b.dhcp_strangers_per_second), 1_000_000),
+            ("dhcp_strangers_burst", number(b.dhcp_strangers_burst), 1_000_000),
+            ("tftp_transfers", b.tftp_transfers, 20_000),
+            ("tftp_transfers_per_client", b.tftp_transfers_per_client, 20_000),
+            ("http_connections", b.http_connections, 20_000),
+            ("http_connections_per_client", b.http_connections_per_client, 20_000),
+            ("api_connections", b.api_connections, 20_000),
         ] {
             if !(1..=most).contains(&value) {
                 let at = span_of(text, &["bounds"], None, key);
@@ -101,6 +110,19 @@ impl Config {
                     Problem::at(text, at, format!("{value} can't be a bound here"))
                         .allowed(format!("1 to {most}")),
                 );
+            }
+        }
+    }
+
+    fn time_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        let h = &self.http;
+        for (key, value) in
+            [("head_time", h.head_time), ("body_time", h.body_time), ("stall_time", h.stall_time)]
+        {
+            if !(1..=3_600).contains(&value.0) {
+                let at = span_of(text, &["http"], None, key);
+                let words = format!("{} seconds can't be a limit here", value.0);
+                out.push(Problem::at(text, at, words).allowed("1 second to 1 hour"));
             }
         }
     }
@@ -118,7 +140,7 @@ impl Config {
                 .allowed("mode = \"full\" for an [[interface]], or no [[subnet]]"),
             );
         }
-        for error in self.site(Vec::new()).check() {
+        for error in self.site().check() {
             out.push(Problem::at(text, self.site_span(text, &error), error.to_string()));
         }
     }
@@ -154,6 +176,10 @@ impl Config {
             },
         }
     }
+}
+
+fn number(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 /// Where the value of `key` stands, in the table `path` (the `index`-th of an array of tables); the

@@ -85,11 +85,23 @@ pub struct Http {
     pub listen: Ipv4Addr,
     /// TCP port; every URL that machines get names it.
     pub port: u16,
+    /// Longest wait for a request's head, a kept connection's next one included.
+    pub head_time: Seconds,
+    /// Longest wait for a request's body.
+    pub body_time: Seconds,
+    /// A client that takes hardly anything for so long is cut off.
+    pub stall_time: Seconds,
 }
 
 impl Default for Http {
     fn default() -> Http {
-        Http { listen: Ipv4Addr::UNSPECIFIED, port: 8080 }
+        Http {
+            listen: Ipv4Addr::UNSPECIFIED,
+            port: 8080,
+            head_time: Seconds(30),
+            body_time: Seconds(10),
+            stall_time: Seconds(40),
+        }
     }
 }
 
@@ -195,6 +207,22 @@ pub struct Bounds {
     pub attempts: usize,
     /// Boot scripts that one machine gets in a minute.
     pub scripts_per_minute: u32,
+    /// DHCP requests in work at once on one link.
+    pub dhcp_in_work: usize,
+    /// DHCP requests of unknown machines that are looked at in a second on one link.
+    pub dhcp_strangers_per_second: u32,
+    /// The same, at once after a quiet time.
+    pub dhcp_strangers_burst: u32,
+    /// TFTP transfers at once from one served address.
+    pub tftp_transfers: usize,
+    /// Of these to one client address.
+    pub tftp_transfers_per_client: usize,
+    /// HTTP connections of machines at once.
+    pub http_connections: usize,
+    /// Of these from one client address.
+    pub http_connections_per_client: usize,
+    /// Connections to the API at once.
+    pub api_connections: usize,
 }
 
 impl Default for Bounds {
@@ -211,6 +239,14 @@ impl Default for Bounds {
             attempts_per_machine: p.attempts_per_machine,
             attempts: p.attempts,
             scripts_per_minute: p.scripts_per_minute,
+            dhcp_in_work: 4_096,
+            dhcp_strangers_per_second: 2_000,
+            dhcp_strangers_burst: 4_000,
+            tftp_transfers: 512,
+            tftp_transfers_per_client: 8,
+            http_connections: 1_024,
+            http_connections_per_client: 32,
+            api_connections: 128,
         }
     }
 }
@@ -231,16 +267,29 @@ pub struct Interface {
     /// How long ARP may take to say that a new client's address is free, in milliseconds, up to 300.
     #[serde(default = "probe_ms")]
     pub probe_ms: u16,
+    /// In full mode: look for other DHCP servers while serving, and raise an alarm.
+    #[serde(default = "watch_others")]
+    pub watch_others: bool,
 }
 
 fn probe_ms() -> u16 {
     250
 }
 
+fn watch_others() -> bool {
+    true
+}
+
 impl Interface {
     /// A link in full mode with defaults.
     pub fn named(name: &str, mode: Mode) -> Interface {
-        Interface { name: name.to_owned(), mode, router_advertisement: None, probe_ms: probe_ms() }
+        Interface {
+            name: name.to_owned(),
+            mode,
+            router_advertisement: None,
+            probe_ms: probe_ms(),
+            watch_others: true,
+        }
     }
 
     /// Whether router advertisements are sent.
@@ -260,11 +309,11 @@ impl Config {
         self.api.token_file.clone().unwrap_or_else(|| token_file_in(&self.state_dir))
     }
 
-    /// How the provisioner decides, with `more` subnets besides those of the file.
-    pub fn options(&self, more: Vec<dhcp::Subnet>) -> provisioner::Options {
+    /// How the provisioner decides.
+    pub fn options(&self) -> provisioner::Options {
         let b = &self.bounds;
         provisioner::Options {
-            site: self.site(more),
+            site: self.site(),
             unknown: self.unknown,
             bounds: provisioner::Bounds {
                 machines: b.machines,
@@ -276,12 +325,12 @@ impl Config {
         }
     }
 
-    /// What `dhcp` is given, with `more` subnets besides those of the file.
-    pub fn site(&self, more: Vec<dhcp::Subnet>) -> dhcp::Site {
+    /// What `dhcp` is given.
+    pub fn site(&self) -> dhcp::Site {
         let d = &self.dhcp;
         let b = &self.bounds;
         dhcp::Site {
-            subnets: self.subnets.iter().map(|s| s.get_ref().clone()).chain(more).collect(),
+            subnets: self.subnets.iter().map(|s| s.get_ref().clone()).collect(),
             reservations: self.reservations.iter().map(|r| r.get_ref().clone()).collect(),
             authoritative: d.authoritative,
             lease: d.lease,

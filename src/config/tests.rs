@@ -54,6 +54,8 @@ fn each_error_names_line_column_key_fault_and_what_is_allowed() {
             "[[interface]]\nname = \"eth1\"\nmode = \"proxy\"\n[[subnet]]\nnetwork = \"198.18.0.0/24\"\n",
         ),
         ("bounds", "[bounds]\nmachines = 0\n"),
+        ("http_time", "[http]\nstall_time = \"2h\"\n"),
+        ("connections", "[bounds]\nhttp_connections = 0\ntftp_transfers = 1000000\n"),
         ("probe", "[[interface]]\nname = \"eth1\"\nprobe_ms = 5000\n"),
     ] {
         insta::assert_snapshot!(name, wrong(text));

@@ -158,7 +158,7 @@ impl Site {
 
     fn reservation_problem(&self, r: &Reservation) -> Option<&'static str> {
         let Some(subnet) = self.subnets.iter().find(|s| s.network.contains(r.address)) else {
-            return Some("the address is in none of the configured subnets");
+            return Some("the address is in none of the configured subnets: write a [[subnet]] that has it");
         };
         if !subnet.network.hosts().contains(r.address) {
             return Some("it is the subnet's network or broadcast address, which no machine can have");

@@ -16,6 +16,8 @@ const RASPBERRY: [[u8; 3]; 6] = [
 const INIT_CLASS: &[u8] = b"pristine-init";
 /// User class (option 77) of an iPXE that already ran our script.
 const OUR_CLASS: &[u8] = b"pristine";
+/// User class of a client that doesn't exist: `doctor` or another pristine looks for servers.
+pub const PROBE_CLASS: &[u8] = b"pristine-probe";
 
 impl Request {
     /// Who asks, as far as the packet tells.
@@ -36,6 +38,11 @@ impl Request {
             Some(id) if (2..=255).contains(&id.len()) => ClientKey::Id(id.to_vec()),
             _ => ClientKey::Mac(self.mac),
         }
+    }
+
+    /// Asked by nobody who wants an address: to be answered, and not to be kept on record.
+    pub fn is_probe(&self) -> bool {
+        self.has_user_class(PROBE_CLASS)
     }
 
     fn kind(&self, arch: Option<ClientArch>) -> ClientKind {

@@ -5,6 +5,7 @@
 //! | bytes of a datagram to options, and back | `options`, `parse` |
 //! | who asks: firmware, iPXE, `init`, an operating system | `client` |
 //! | what an operator configures, and whether it makes sense | `values`, `site`, `check`, `index` |
+//! | networks of links that have no configured one | `flat` |
 //! | which address: offers, leases, the free ones | `pool`, `leases`, `choose` |
 //! | what is answered | `respond`, `request`, `proxy` |
 //! | how the answer looks on the wire | `reply`, `boot_options` |
@@ -15,6 +16,7 @@ mod boot_options;
 mod check;
 mod choose;
 mod client;
+mod flat;
 mod index;
 mod leases;
 mod link;
@@ -32,6 +34,8 @@ mod tests;
 mod values;
 
 pub use check::SiteError;
+pub use client::PROBE_CLASS;
+pub use flat::{FlatClash, FlatLinks};
 pub use leases::{Bounds, Leases};
 pub use link::{Link, Mode, Port};
 pub use outcome::{Action, Destination, Outcome, Probed, Reason, Reply, ReplyKind};

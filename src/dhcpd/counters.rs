@@ -1,5 +1,6 @@
 //! What a link has seen, cheap to count and to show.
 
+use super::OtherServer;
 use crate::dhcp::{Malformed, Mode, Reason, ReplyKind};
 use serde::Serialize;
 use std::{
@@ -114,6 +115,8 @@ pub struct LinkStatus {
     pub waiting_for: Option<String>,
     /// Requests in work now.
     pub in_work: usize,
+    /// Other DHCP servers that answer on it, where none should.
+    pub other_servers: Vec<OtherServer>,
     /// Plain counts by name.
     pub counts: BTreeMap<&'static str, u64>,
     /// Silence by reason.
@@ -138,6 +141,7 @@ impl LinkStatus {
             serving: state.as_ref().ok().copied(),
             waiting_for: state.err(),
             in_work,
+            other_servers: Vec::new(),
             counts: counters.plain(),
             silent: silent.iter().map(|(k, v)| (k.to_string(), *v)).collect(),
             malformed: malformed.iter().map(|(k, v)| (k.to_string(), *v)).collect(),

@@ -2,6 +2,7 @@
 
 use super::frame::{self, read_udp};
 use crate::{
+    dhcp::PROBE_CLASS,
     model::Mac,
     sys::{ETH_IPV4, PacketSocket, links, registered},
 };
@@ -32,30 +33,45 @@ pub async fn detect_other_servers(interface: &str, timeout: Duration) -> io::Res
     let it = links::interface(interface)?.ok_or_else(|| none("does not exist"))?;
     let own = it.mac.ok_or_else(|| none("is not Ethernet"))?;
     let socket = registered(PacketSocket::open_filtered(it.index, Some(ETH_IPV4), &filter())?)?;
-    let client = made_up(own);
-    let xid = u32::from_be_bytes({
-        let mut random = [0; 4];
-        getrandom::fill(&mut random).map_err(|_| io::Error::other("no randomness from the system"))?;
-        random
-    });
+    let question = Question::new(own)?;
     let mut found = BTreeSet::new();
     let mut buffer = vec![0u8; 4_096];
     let start = Instant::now();
     for ask in 0..ASKS {
-        let discover = discover(client, xid, ask % 2 == 1);
-        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT);
-        let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
-        let Some(frame) = frame::udp_frame(own, Mac([0xff; 6]), from, to, &discover) else { break };
+        let Some(frame) = question.frame(ask % 2 == 1) else { break };
         socket.async_io(Interest::WRITABLE, |s| s.send(&frame)).await?;
         let until = start + timeout * (ask + 1) / ASKS;
         while let Ok(len) =
             timeout_at(until, socket.async_io(Interest::READABLE, |s| s.recv(&mut buffer))).await
         {
             let seen = buffer.get(..len?).and_then(read_udp).filter(|udp| udp.to.port() == CLIENT_PORT);
-            found.extend(seen.and_then(|udp| offered_by(udp.data, xid, *udp.from.ip())));
+            found.extend(seen.and_then(|udp| offered_by(udp.data, question.xid, *udp.from.ip())));
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// A question for servers, by a client that doesn't exist.
+pub(super) struct Question {
+    own: Mac,
+    xid: u32,
+}
+
+impl Question {
+    /// A new one, from the interface with that MAC. Errors: the system has no randomness.
+    pub(super) fn new(own: Mac) -> io::Result<Question> {
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(|_| io::Error::other("no randomness from the system"))?;
+        Ok(Question { own, xid: u32::from_be_bytes(random) })
+    }
+
+    /// A whole frame; as PXE firmware, or as a plain host.
+    pub(super) fn frame(&self, pxe: bool) -> Option<Vec<u8>> {
+        let discover = discover(made_up(self.own), self.xid, pxe);
+        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT);
+        let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
+        frame::udp_frame(self.own, Mac([0xff; 6]), from, to, &discover)
+    }
 }
 
 /// Always the same one for an interface, so that asking again takes no second address of anybody's pool.
@@ -77,6 +93,9 @@ fn discover(client: Mac, xid: u32, pxe: bool) -> Vec<u8> {
     out.extend(MAGIC);
     out.extend([53, 1, 1]);
     out.extend([55, 6, 1, 3, 51, 54, 66, 67]);
+    // A pristine that hears this answers, but puts no machine and no boot on record (RFC 3004).
+    out.extend([77, PROBE_CLASS.len() as u8 + 1, PROBE_CLASS.len() as u8]);
+    out.extend(PROBE_CLASS);
     if pxe {
         let class = b"PXEClient:Arch:00007:UNDI:003016";
         out.extend([60, class.len() as u8]);
@@ -91,13 +110,31 @@ fn discover(client: Mac, xid: u32, pxe: bool) -> Vec<u8> {
     out
 }
 
-/// Who sent an OFFER for our question: its option 54, else the packet's source.
+/// Who sent an OFFER for our question.
 fn offered_by(data: &[u8], xid: u32, source: Ipv4Addr) -> Option<Ipv4Addr> {
-    if data.first()? != &2 || data.get(4..8)? != xid.to_be_bytes() || data.get(236..240)? != MAGIC {
+    read_reply(data, source).filter(|said| said.xid == xid && said.kind == OFFER).map(|said| said.server)
+}
+
+const OFFER: u8 = 2;
+
+/// What a server says to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    xid: u32,
+    /// Option 53: OFFER, ACK or NAK.
+    kind: u8,
+    /// Its option 54, else the packet's source.
+    pub(super) server: Ipv4Addr,
+}
+
+/// Reads an OFFER, ACK or NAK of whatever server.
+pub(super) fn read_reply(data: &[u8], source: Ipv4Addr) -> Option<Said> {
+    let xid = u32::from_be_bytes(data.get(4..8)?.try_into().ok()?);
+    if data.first()? != &2 || data.get(236..240)? != MAGIC {
         return None;
     }
     let mut rest = data.get(240..)?;
-    let (mut offer, mut server) = (false, source);
+    let (mut kind, mut server) = (None, source);
     loop {
         match *rest {
             [0, ref more @ ..] => rest = more,
@@ -105,7 +142,7 @@ fn offered_by(data: &[u8], xid: u32, source: Ipv4Addr) -> Option<Ipv4Addr> {
             [code, len, ref more @ ..] => {
                 let Some((value, more)) = more.split_at_checked(len.into()) else { break };
                 match (code, value) {
-                    (53, [2]) => offer = true,
+                    (53, [it @ (2 | 5 | 6)]) => kind = Some(*it),
                     (54, [a, b, c, d]) => server = Ipv4Addr::new(*a, *b, *c, *d),
                     _ => {}
                 }
@@ -113,11 +150,12 @@ fn offered_by(data: &[u8], xid: u32, source: Ipv4Addr) -> Option<Ipv4Addr> {
             }
         }
     }
-    offer.then_some(server)
+    let plausible = !server.is_unspecified() && !server.is_broadcast() && !server.is_multicast();
+    kind.filter(|_| plausible).map(|kind| Said { xid, kind, server })
 }
 
 /// Classic BPF for a packet socket of ETH_IPV4: whole UDP packets to port 68.
-fn filter() -> [SockFilter; 9] {
+pub(super) fn filter() -> [SockFilter; 9] {
     const LOAD_BYTE: u16 = 0x30;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_HALF_X: u16 = 0x48;
@@ -155,6 +193,7 @@ mod tests {
             assert!(request.mac().is_usable());
             assert_ne!(request.mac(), OWN);
             assert_eq!(request.option(60).is_some(), pxe);
+            assert!(request.is_probe());
         }
         assert_ne!(made_up(made_up(OWN)), made_up(OWN));
     }
@@ -176,5 +215,9 @@ mod tests {
         }
         offer[243] = 5;
         assert_eq!(offered_by(&offer, 7, source), None, "an ACK is no offer");
+        let said = read_reply(&offer, source).unwrap();
+        assert_eq!(said.server, Ipv4Addr::new(198, 18, 0, 9), "but it tells of a server");
+        offer[243] = 1;
+        assert_eq!(read_reply(&offer, source), None, "a client's message");
     }
 }

@@ -6,10 +6,11 @@ use super::{
     counters::{Counters, LinkStatus, Seldom},
     gate::{Gate, Permit, Refused, RequestKey},
     links::{Interface, Usable},
+    others::{self, Others},
     sockets::{OpenError, Sockets},
 };
 use crate::{
-    dhcp::{self, Action, Link, Mode, Port, Probed, Reason, Reply, Request},
+    dhcp::{self, Action, Link, MessageType, Mode, Port, Probed, Reason, Reply, Request},
     netboot::ServerAddr,
 };
 use std::{
@@ -34,24 +35,26 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(super) struct Served {
     pub settings: InterfaceSettings,
     pub counters: Counters,
+    pub others: Others,
+    interfaces: watch::Receiver<Arc<Vec<Interface>>>,
     gate: Arc<Gate>,
     state: Mutex<Result<Ipv4Addr, String>>,
     warn_bound: Seldom,
-    warn_other: Seldom,
     warn_send: Seldom,
     warn_open: Seldom,
     warn_conflict: Seldom,
 }
 
 impl Served {
-    pub fn new(settings: InterfaceSettings) -> Served {
+    pub fn new(settings: InterfaceSettings, interfaces: watch::Receiver<Arc<Vec<Interface>>>) -> Served {
         Served {
             gate: Gate::new(settings.bounds, Instant::now()),
             settings,
+            interfaces,
             counters: Counters::default(),
+            others: Others::default(),
             state: Mutex::new(Err("is not open yet".to_owned())),
             warn_bound: Seldom::new(QUIET),
-            warn_other: Seldom::new(QUIET),
             warn_send: Seldom::new(QUIET),
             warn_open: Seldom::new(QUIET),
             warn_conflict: Seldom::new(QUIET),
@@ -60,7 +63,15 @@ impl Served {
 
     pub fn status(&self) -> LinkStatus {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        LinkStatus::new(&self.settings.name, self.settings.mode, state, self.gate.in_flight(), &self.counters)
+        let mut status = LinkStatus::new(
+            &self.settings.name,
+            self.settings.mode,
+            state,
+            self.gate.in_flight(),
+            &self.counters,
+        );
+        status.other_servers = self.others.list(Instant::now());
+        status
     }
 
     fn set_state(&self, state: Result<Ipv4Addr, String>) {
@@ -98,12 +109,8 @@ impl Served {
     }
 
     /// Serves until the task is dropped. `sockets` are those that were opened at the start, if any.
-    pub async fn serve<A: Answer>(
-        self: Arc<Served>,
-        mut interfaces: watch::Receiver<Arc<Vec<Interface>>>,
-        mut sockets: Option<Sockets>,
-        answer: A,
-    ) {
+    pub async fn serve<A: Answer>(self: Arc<Served>, mut sockets: Option<Sockets>, answer: A) {
+        let mut interfaces = self.interfaces.clone();
         loop {
             match sockets.take() {
                 Some(open) => {
@@ -141,6 +148,7 @@ impl Served {
 
     /// Everything that goes on on an open link. Ends when a socket fails.
     async fn run<A: Answer>(self: &Arc<Served>, sockets: Arc<Sockets>, answer: &A) -> io::Result<()> {
+        answer.opened(&self.link(&sockets, Port::Server67));
         let listen = async {
             match &sockets.prober {
                 Some(prober) => prober.listen().await,
@@ -153,13 +161,20 @@ impl Served {
                 None => std::future::pending().await,
             }
         };
+        let watch = async {
+            match &sockets.watcher {
+                Some(watcher) => watcher.run(&self.settings.name, &self.others, &self.interfaces).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::try_join!(
             self.receive(&sockets, Port::Server67, answer),
             self.receive(&sockets, Port::BootServer4011, answer),
             listen,
             advertise,
+            watch,
         )
-        .map(|_: ((), (), (), ())| ())
+        .map(|_: ((), (), (), (), ())| ())
     }
 
     fn link(&self, sockets: &Sockets, port: Port) -> Link {
@@ -221,6 +236,9 @@ impl Served {
             SocketAddr::V4(from) => request.with_source(from),
             SocketAddr::V6(_) => request,
         };
+        if matches!(request.message_type(), Some(MessageType::Discover | MessageType::Request)) {
+            self.others.stir();
+        }
         let key = RequestKey { mac: request.mac(), xid: request.xid(), kind: request.message_type() };
         let now = Instant::now();
         let refused = match self.gate.enter(key, |mac| answer.known(mac), now) {
@@ -235,7 +253,7 @@ impl Served {
         if refused != Refused::Repeated && self.warn_bound.due(now).is_some() {
             let interface = &self.settings.name;
             tracing::warn!(interface, mac = %request.mac(), ?refused,
-                "more DHCP requests than are worked on: some are dropped (`bounds` of the interface sets how many)");
+                "more DHCP requests than are worked on: some are dropped (dhcp_in_work and dhcp_strangers_per_second of [bounds] say how many)");
         }
         None
     }
@@ -243,11 +261,13 @@ impl Served {
     fn note_other_server(&self, link: &Link, request: &Request) {
         self.counters.other_server.add();
         if link.mode == Mode::Full
-            && let Some(other) = request.server_id()
-            && self.warn_other.due(Instant::now()).is_some()
+            && self.settings.watch_others.is_some()
+            && let Some(server) = request.server_id().filter(|ip| !ip.is_unspecified())
+            && !others::is_ours(server, None, &self.interfaces.borrow())
+            && self.others.note(server, None, Instant::now())
         {
-            tracing::warn!(interface = link.name, %other, client = %request.mac(),
-                "another DHCP server answers on this link: a client chose it. Stop it, or serve this link with mode = \"proxy\"");
+            tracing::warn!(interface = link.name, client = %request.mac(), "{} (a client chose it)",
+                others::alarm(server, None, &link.name));
         }
     }
 }

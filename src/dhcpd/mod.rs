@@ -10,7 +10,7 @@
 //! | is an address taken? | `prober`, `arp` |
 //! | no IPv6 router here | `advertiser`, `ra` |
 //! | what was seen | `counters` |
-//! | is there another DHCP server? | `detect` |
+//! | is there another DHCP server? | `detect` (asked once), `others` (while serving) |
 
 mod advertiser;
 mod answer;
@@ -20,6 +20,7 @@ mod detect;
 pub mod frame;
 mod gate;
 mod link;
+mod others;
 mod prober;
 pub mod ra;
 mod server;
@@ -46,6 +47,7 @@ pub use crate::sys::links::{Interface, interface, interface_addr, interfaces};
 pub use answer::Answer;
 pub use counters::{Counters, LinkStatus};
 pub use detect::detect_other_servers;
+pub use others::{OtherServer, WatchPace};
 pub use server::{Monitor, Server};
 pub use settings::{InterfaceSettings, LinkBounds, Settings};
 pub use sockets::OpenError;

@@ -1,4 +1,4 @@
-use super::{Answer, LinkStatus, Settings, link::Served, links::Interface, sockets::Sockets};
+use super::{Answer, LinkStatus, OtherServer, Settings, link::Served, others, sockets::Sockets};
 use crate::{dhcp::Mode, sys::links};
 use std::{io, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
@@ -7,7 +7,6 @@ use tokio::{sync::watch, task::JoinSet};
 #[derive(Debug)]
 pub struct Server {
     links: Vec<(Arc<Served>, Option<Sockets>)>,
-    interfaces: watch::Receiver<Arc<Vec<Interface>>>,
 }
 
 impl Server {
@@ -27,11 +26,11 @@ impl Server {
             if one.mode == Mode::Off {
                 continue;
             }
-            let served = Arc::new(Served::new(one));
+            let served = Arc::new(Served::new(one, interfaces.clone()));
             let sockets = served.open(&interfaces.borrow())?;
             bound.push((served, sockets));
         }
-        Ok(Server { links: bound, interfaces })
+        Ok(Server { links: bound })
     }
 
     /// Shows the links while the server runs.
@@ -44,9 +43,8 @@ impl Server {
     pub async fn run<A: Answer>(self, answer: A, mut shutdown: watch::Receiver<bool>) -> io::Result<()> {
         let mut tasks = JoinSet::new();
         for (served, sockets) in self.links {
-            tasks.spawn(served.serve(self.interfaces.clone(), sockets, answer.clone()));
+            tasks.spawn(served.serve(sockets, answer.clone()));
         }
-        drop(self.interfaces);
         tokio::select! {
             _ = shutdown.wait_for(|stop| *stop) => Ok(()),
             Some(ended) = tasks.join_next() => match ended {
@@ -67,5 +65,17 @@ impl Monitor {
     /// Every link that is not off: what it waits for or serves, and its counts.
     pub fn status(&self) -> Vec<LinkStatus> {
         self.links.iter().map(|served| served.status()).collect()
+    }
+
+    /// Each other DHCP server on a link where none should be: the link, whom, and in words.
+    pub fn other_servers(&self) -> Vec<(String, OtherServer, String)> {
+        let of = |link: LinkStatus| {
+            let name = link.interface;
+            link.other_servers.into_iter().map(move |other| {
+                let words = others::alarm(other.server, other.mac, &name);
+                (name.clone(), other, words)
+            })
+        };
+        self.status().into_iter().flat_map(of).collect()
     }
 }

@@ -1,3 +1,4 @@
+use super::WatchPace;
 use crate::dhcp::Mode;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct InterfaceSettings {
     /// How long to ask by ARP whether an address is taken before it is offered to a new client, in
     /// milliseconds; 0 asks nobody, and more than 300 is taken as 300.
     pub probe_ms: u16,
+    /// How often to look for other DHCP servers in full mode; `None`: never.
+    pub watch_others: Option<WatchPace>,
     /// Bounds of what this link may cost us.
     pub bounds: LinkBounds,
 }
@@ -58,6 +61,7 @@ impl Default for InterfaceSettings {
             http_port: 8080,
             router_advertisement: None,
             probe_ms: 250,
+            watch_others: Some(WatchPace::default()),
             bounds: LinkBounds::default(),
         }
     }

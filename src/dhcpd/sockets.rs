@@ -2,6 +2,7 @@ use super::{
     advertiser::Advertiser,
     frame,
     links::{Interface, Usable},
+    others::Watcher,
     prober::Prober,
     settings::InterfaceSettings,
 };
@@ -84,6 +85,8 @@ pub struct Sockets {
     pub advertiser: Option<Advertiser>,
     /// `None` where the interface is not Ethernet, and where no address is ever given.
     pub prober: Option<Prober>,
+    /// `None` where the interface is not Ethernet, and where other servers are expected.
+    pub(super) watcher: Option<Watcher>,
     /// For replies to clients that have no address yet; `None` where the interface is not Ethernet.
     frames: Option<(AsyncFd<PacketSocket>, Mac)>,
 }
@@ -103,7 +106,7 @@ impl Sockets {
         let asynchronous = |socket: Socket| UdpSocket::from_std(socket.into());
         let server = asynchronous(udp(name, 67)?).map_err(failed("UDP port 67"))?;
         let boot_server = asynchronous(udp(name, 4011)?).map_err(failed("UDP port 4011"))?;
-        let (mut prober, mut frames, mut advertiser) = (None, None, None);
+        let (mut prober, mut frames, mut advertiser, mut watcher) = (None, None, None, None);
         if let Some(mac) = usable.interface.mac {
             if settings.mode == Mode::Full && settings.probe().is_some() {
                 prober = Some(Prober::open(index, mac).map_err(failed("an ARP socket"))?);
@@ -113,8 +116,11 @@ impl Sockets {
             if settings.advertises() {
                 advertiser = Some(Advertiser::open(index, mac).map_err(failed("an ICMPv6 packet socket"))?);
             }
+            if let Some(pace) = settings.watch_others.filter(|_| settings.mode == Mode::Full) {
+                watcher = Some(Watcher::open(index, mac, pace).map_err(failed("a packet socket"))?);
+            }
         }
-        Ok(Sockets { server, boot_server, usable, advertiser, prober, frames })
+        Ok(Sockets { server, boot_server, usable, advertiser, prober, watcher, frames })
     }
 
     /// The socket of a port.

@@ -154,39 +154,8 @@ impl Shared {
 /// An attempt in one line.
 pub fn describe(attempt: &BootAttempt) -> String {
     let image = attempt.image.map_or_else(|| "no image".to_owned(), |d: Digest| d.short());
-    let reached = attempt.reached().map_or_else(|| "nothing".to_owned(), |s| stage_name(s).to_owned());
-    format!("boot {} of {image} reached {reached}: {}", attempt.id, verdict_words(&attempt.verdict))
-}
-
-/// A verdict in words.
-pub fn verdict_words(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Running => "running".to_owned(),
-        Verdict::Healthy => "healthy".to_owned(),
-        Verdict::Failed { reason } => format!("failed: {reason}"),
-        Verdict::Stuck { cause } => format!("stuck: {cause}"),
-        Verdict::Superseded => "superseded".to_owned(),
-        Verdict::Local => "local disk".to_owned(),
-    }
-}
-
-/// A stage as the API names it.
-pub fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Discover => "discover",
-        Stage::Offer => "offer",
-        Stage::Ack => "ack",
-        Stage::Nbp => "nbp",
-        Stage::Script => "script",
-        Stage::Kernel => "kernel",
-        Stage::Initramfs => "initramfs",
-        Stage::Init => "init",
-        Stage::Network => "network",
-        Stage::Rootfs => "rootfs",
-        Stage::Verified => "verified",
-        Stage::SwitchRoot => "switch_root",
-        Stage::Healthy => "healthy",
-    }
+    let reached = attempt.reached().map_or_else(|| "nothing".to_owned(), |s| s.to_string());
+    format!("boot {} of {image} reached {reached}: {}", attempt.id, attempt.outcome())
 }
 
 /// Attempts as a table: one row each, seconds since its first packet in each column.
@@ -218,7 +187,7 @@ pub fn table(rows: &[(String, BootAttempt)]) -> String {
             let cell = event.map_or_else(|| "-".to_owned(), |s| seconds(s.at - began));
             out += &format!(" {cell:>8}");
         }
-        out += &format!("  {}\n", verdict_words(&attempt.verdict));
+        out += &format!("  {}\n", attempt.outcome());
     }
     out
 }

@@ -1,6 +1,6 @@
 //! The live timeline on the terminal.
 
-use super::follow::{OnEvent, stage_name, verdict_words};
+use super::follow::OnEvent;
 use crate::model::Mac;
 use std::{
     collections::BTreeMap,
@@ -43,8 +43,8 @@ impl Timeline {
             let name = names.get(&attempt.mac).cloned().unwrap_or_else(|| attempt.mac.to_string());
             drop(names);
             let (what, detail) = match stage {
-                Some(stage) => (stage_name(stage.stage).to_owned(), stage.detail.clone().unwrap_or_default()),
-                None => (verdict_words(&attempt.verdict).to_uppercase(), String::new()),
+                Some(stage) => (stage.stage.to_string(), stage.detail.clone().unwrap_or_default()),
+                None => (attempt.outcome().to_uppercase(), String::new()),
             };
             timeline.say(format!("  {name:<12} {what:<12} {detail}").trim_end());
         })

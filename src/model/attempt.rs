@@ -72,6 +72,27 @@ pub enum Stage {
     Healthy,
 }
 
+impl fmt::Display for Stage {
+    /// As the API names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Stage::Discover => "discover",
+            Stage::Offer => "offer",
+            Stage::Ack => "ack",
+            Stage::Nbp => "nbp",
+            Stage::Script => "script",
+            Stage::Kernel => "kernel",
+            Stage::Initramfs => "initramfs",
+            Stage::Init => "init",
+            Stage::Network => "network",
+            Stage::Rootfs => "rootfs",
+            Stage::Verified => "verified",
+            Stage::SwitchRoot => "switch_root",
+            Stage::Healthy => "healthy",
+        })
+    }
+}
+
 /// One thing that happened in an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageEvent {
@@ -168,8 +189,40 @@ impl BootAttempt {
         self.stages.iter().map(|s| s.stage).max()
     }
 
+    /// How it ended, in words; a stuck one says where and why.
+    pub fn outcome(&self) -> String {
+        match &self.verdict {
+            Verdict::Running => "running".to_owned(),
+            Verdict::Healthy => "healthy".to_owned(),
+            Verdict::Failed { reason } => format!("failed: {reason}"),
+            Verdict::Stuck { cause } => {
+                let at = self.reached().map_or_else(|| "the start".to_owned(), |s| s.to_string());
+                format!("stuck after {at}: {cause}")
+            }
+            Verdict::Superseded => "superseded by a newer boot".to_owned(),
+            Verdict::Local => "sent to its local disk".to_owned(),
+        }
+    }
+
     /// When it began, if it has any step.
     pub fn began(&self) -> Option<Millis> {
         self.stages.first().map(|s| s.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_stage_is_shown_as_the_api_names_it() {
+        for word in ["discover", "offer", "ack", "nbp", "script", "kernel", "initramfs", "init", "network"] {
+            let stage: Stage = serde_json::from_value(word.into()).unwrap();
+            assert_eq!(stage.to_string(), word);
+        }
+        for stage in [Stage::Rootfs, Stage::Verified, Stage::SwitchRoot, Stage::Healthy] {
+            assert_eq!(serde_json::to_value(stage).unwrap(), stage.to_string());
+        }
     }
 }

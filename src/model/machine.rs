@@ -30,7 +30,8 @@ impl fmt::Display for BootTarget {
     }
 }
 
-/// Which rule chose the boot target, by falling precedence.
+/// Which rule chose the boot target. Precedence: the pin; then, for a machine that no operator has
+/// touched, `unknown = "ignore"` or `"discover"`; then the default; then the waiting screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
@@ -38,8 +39,8 @@ pub enum Rule {
     Pin,
     /// The site's default.
     Default,
-    /// `unknown = …` of the configuration, for a machine that no operator has touched; or there is no
-    /// default.
+    /// No operator has touched the machine and the configuration's `unknown` says what it gets, or
+    /// there is no default: it waits.
     Unknown,
 }
 

@@ -55,6 +55,17 @@ pub struct ImageView {
     pub damage: Option<String>,
 }
 
+/// Something that an operator should look at. It is there for as long as it lasts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// What it is about, as in `eth1`.
+    pub about: String,
+    /// What is wrong, and what to do.
+    pub text: String,
+    /// Since when.
+    pub since: Millis,
+}
+
 /// How the service is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -64,6 +75,9 @@ pub struct Status {
     pub started: Millis,
     /// Whole seconds since.
     pub uptime_seconds: u64,
+    /// What an operator should look at now; empty when all is well.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// Counters by part: `provisioner`, `dhcp`, `tftp`, `http`, `api`.
     pub counters: BTreeMap<String, serde_json::Value>,
 }

@@ -46,7 +46,8 @@ impl Provisioner {
         let mut locked = self.state();
         let state = &mut *locked;
 
-        if link.mode != dhcp::Mode::Off {
+        let on_record = link.mode != dhcp::Mode::Off && !req.is_probe();
+        if on_record {
             state.seen(&client, now, &mut fx);
         }
         let answer = state.answer(&self.0.images, &client, &link.server);
@@ -55,13 +56,12 @@ impl Provisioner {
             dhcp::respond(&state.site, &mut state.leases, link, req, &answer.nbp, known, probed, now);
         fx.changes.extend(outcome.changes);
 
-        let boots = !matches!(client.kind, ClientKind::Other)
-            && link.mode != dhcp::Mode::Off
-            && answer.target != BootTarget::Ignore;
+        let boots =
+            !matches!(client.kind, ClientKind::Other) && on_record && answer.target != BootTarget::Ignore;
         let discover = req.message_type() == Some(MessageType::Discover);
         let asks = discover || req.message_type() == Some(MessageType::Request);
         let attempt = match fresh_id {
-            Ok(id) if asks && link.mode != dhcp::Mode::Off && (boots || client.kind == ClientKind::Other) => {
+            Ok(id) if asks && on_record && (boots || client.kind == ClientKind::Other) => {
                 state.attempt_of(&client, discover, AttemptId(id), now, &mut fx)
             }
             _ => None,

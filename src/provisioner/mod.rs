@@ -11,6 +11,7 @@
 //! | what begins, continues and ends a boot attempt | `attempts` (pure), `attempt_table` |
 //! | machines and strangers | `machines` (pure) |
 //! | DHCP | `lease` |
+//! | links that come while it runs | `flat` |
 //! | boot files | `files` |
 //! | the per-machine script and its token | `script` |
 //! | reports and progress of a boot | `report` |
@@ -24,6 +25,7 @@ mod clock;
 mod command;
 mod explain;
 mod files;
+mod flat;
 mod lease;
 mod machines;
 mod report;

@@ -27,6 +27,8 @@ const SEEN_EVERY: Millis = 60_000;
 
 pub(super) struct State {
     pub site: dhcp::Site,
+    /// Where the configuration names no subnet: the links that are served by their own networks.
+    pub flat: Option<dhcp::FlatLinks>,
     pub unknown: Unknown,
     pub bounds: Bounds,
     pub machines: Machines,
@@ -51,6 +53,7 @@ impl State {
             leases: dhcp::Leases::new(options.site.bounds),
             machines: Machines::new(options.bounds, machines),
             attempts: Attempts::new(options.bounds),
+            flat: options.site.subnets.is_empty().then(dhcp::FlatLinks::default),
             site: options.site,
             unknown: options.unknown,
             bounds: options.bounds,

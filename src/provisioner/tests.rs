@@ -1,6 +1,8 @@
 //! The whole provisioner over a real store, with packets in and a clock that stands still.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod links;
+
 use super::{testing::server, *};
 use crate::{
     dhcp::{self, Action, Link, Mode, Port, ReplyKind},

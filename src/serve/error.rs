@@ -2,7 +2,6 @@
 
 use crate::{
     api::TokenError,
-    dhcp::SiteError,
     store::{NbpsError, StoreError, db::DbError},
 };
 use std::{io, net::SocketAddr, path::PathBuf};
@@ -74,9 +73,6 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// The subnets make no sense together.
-    #[error("{0}\n  help: name the subnets yourself: one [[subnet]] each in the configuration")]
-    Site(SiteError),
     /// The image store.
     #[error(transparent)]
     Store(#[from] StoreError),

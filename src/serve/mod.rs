@@ -3,13 +3,11 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `flat` | subnets of links that the configuration gives none |
 //! | `tftp` | a TFTP server on each address that is served, as links come and go |
 //! | `notify` | systemd is told (sd_notify) |
 //! | `error` | why it can't start, and what to do |
 
 mod error;
-mod flat;
 mod notify;
 mod tftp;
 
@@ -19,6 +17,7 @@ use crate::{
     api, config,
     config::{Config, LogLevel},
     dhcpd, httpd,
+    model::wire::Alarm,
     provisioner::{Provisioner, SystemClock},
     store::{ImageStore, Nbps},
 };
@@ -63,10 +62,6 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 async fn serve(config: Config) -> Result<(), ServeError> {
     let (stop, mut shutdown) = watch::channel(false);
     watch_signals(stop)?;
-    let more = match flat::subnets(&config, &mut shutdown).await? {
-        Some(more) => more,
-        None => return Ok(()),
-    };
     let state = &config.state_dir;
     // Pins, tokens and images: whoever writes here decides what machines run.
     std::fs::DirBuilder::new()
@@ -77,13 +72,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let images = ImageStore::open(&state.join("store"))?;
     let nbps = Nbps::load(&config.nbp_dir())?;
     let token = api::Token::load_or_make(&config.token_file())?;
-    let options = config.options(more);
-    let wrong = options.site.check();
-    if let Some(first) = wrong.into_iter().next() {
-        return Err(ServeError::Site(first));
-    }
     let clock = Arc::new(SystemClock::new());
-    let provisioner = Provisioner::open(options, state, images.clone(), nbps.clone(), clock)?;
+    let provisioner = Provisioner::open(config.options(), state, images.clone(), nbps.clone(), clock)?;
     warn_of_missing(&nbps, &config);
 
     // Everything is bound before anything is served.
@@ -91,7 +81,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         .await
         .map_err(|source| ServeError::taken("the API", "tcp", config.api.listen, source))?;
     let http_at = SocketAddrV4::new(config.http.listen, config.http.port);
-    let http = httpd::Server::bind(httpd::Settings { listen: vec![http_at], ..Default::default() })
+    let http = httpd::Server::bind(http_settings(&config, http_at))
         .map_err(|e| ServeError::taken("HTTP for machines", "tcp", e.addr.into(), e.source))?;
     let dhcp = dhcpd::Server::bind(dhcp_settings(&config))
         .map_err(|source| ServeError::Start { what: "DHCP", source })?;
@@ -99,12 +89,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let monitor = dhcp.monitor();
     let tftp_counters = tftp.counters();
-    let others: api::OtherCounters = {
+    let others: api::AskOthers = {
         let monitor = monitor.clone();
         Arc::new(move || {
             let dhcp = serde_json::to_value(monitor.status()).unwrap_or_default();
             let tftp = tftp_counters.lock().unwrap_or_else(PoisonError::into_inner).to_json();
-            BTreeMap::from([("dhcp".to_owned(), dhcp), ("tftp".to_owned(), tftp)])
+            let counters = BTreeMap::from([("dhcp".to_owned(), dhcp), ("tftp".to_owned(), tftp)]);
+            api::Others { counters, alarms: alarms(&monitor) }
         })
     };
     tracing::info!("ready: {}", summary(&config, &monitor, &tftp));
@@ -113,8 +104,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     {
         let api = api::Api::new(provisioner.clone(), images.clone(), token, others, shutdown.clone());
         let shutdown = shutdown.clone();
+        let settings = api::Settings { connections: config.bounds.api_connections, ..Default::default() };
         tasks.spawn(async move {
-            api::run(api_listener, api, api::Settings::default(), shutdown).await.map_err(failed("the API"))
+            api::run(api_listener, api, settings, shutdown).await.map_err(failed("the API"))
         });
     }
     {
@@ -163,16 +155,54 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     outcome
 }
 
+fn http_settings(config: &Config, at: SocketAddrV4) -> httpd::Settings {
+    let (http, bounds) = (&config.http, &config.bounds);
+    let time = |s: crate::dhcp::Seconds| Duration::from_secs(s.0.into());
+    let usual = httpd::Settings::default();
+    httpd::Settings {
+        listen: vec![at],
+        max_connections: bounds.http_connections,
+        max_per_peer: bounds.http_connections_per_client,
+        header_time: time(http.head_time),
+        body_time: time(http.body_time),
+        pace: httpd::Pace { time: time(http.stall_time), ..usual.pace },
+        ..usual
+    }
+}
+
 fn dhcp_settings(config: &Config) -> dhcpd::Settings {
+    let b = &config.bounds;
+    let usual = dhcpd::LinkBounds::default();
+    let burst = usize::try_from(b.dhcp_strangers_burst).unwrap_or(usize::MAX);
+    let bounds = dhcpd::LinkBounds {
+        in_flight: b.dhcp_in_work,
+        unknown_per_second: b.dhcp_strangers_per_second,
+        unknown_burst: b.dhcp_strangers_burst,
+        // Whoever was let in at once is to be let in with its next step as well.
+        remembered: usual.remembered.max(burst.saturating_mul(2)),
+    };
     let one = |i: &config::Interface| dhcpd::InterfaceSettings {
         name: i.name.clone(),
         mode: i.mode,
         http_port: config.http.port,
         router_advertisement: i.router_advertisement,
         probe_ms: if config.dhcp.probe { i.probe_ms } else { 0 },
-        ..dhcpd::InterfaceSettings::default()
+        watch_others: i.watch_others.then(dhcpd::WatchPace::default),
+        bounds,
     };
     dhcpd::Settings { interfaces: config.interfaces.iter().map(one).collect() }
+}
+
+/// What an operator should look at now.
+fn alarms(monitor: &dhcpd::Monitor) -> Vec<Alarm> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let others = monitor.other_servers().into_iter();
+    others
+        .map(|(about, other, text)| {
+            let since = now.saturating_sub(Duration::from_secs(other.since_seconds));
+            Alarm { about, text, since: i64::try_from(since.as_millis()).unwrap_or(i64::MAX) }
+        })
+        .collect()
 }
 
 /// One line that names what is served where.

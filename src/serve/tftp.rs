@@ -44,6 +44,8 @@ pub struct Follower {
     names: Vec<String>,
     port: u16,
     http_port: u16,
+    /// Transfers at once of one address, and of one client.
+    most: (usize, usize),
     links: watch::Receiver<Arc<Vec<Interface>>>,
     bound: Vec<(Ipv4Addr, tftpd::Server)>,
     counters: Shared<AllCounters>,
@@ -58,6 +60,7 @@ impl Follower {
             names: served.map(|i| i.name.clone()).collect(),
             port: config.tftp.port,
             http_port: config.http.port,
+            most: (config.bounds.tftp_transfers, config.bounds.tftp_transfers_per_client),
             links: links::follow().map_err(start)?,
             bound: Vec::new(),
             counters: Shared::default(),
@@ -145,7 +148,9 @@ impl Follower {
 
     fn server(&self, ip: Ipv4Addr) -> Result<tftpd::Server, tftpd::BindError> {
         let servers = vec![ServerAddr { ip, http_port: self.http_port }];
-        let settings = tftpd::Settings { servers, port: self.port, ..tftpd::Settings::default() };
+        let (max_transfers, max_per_peer) = self.most;
+        let settings =
+            tftpd::Settings { servers, port: self.port, max_transfers, max_per_peer, ..Default::default() };
         let server = tftpd::Server::bind(settings)?;
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).0.push(server.counters());
         Ok(server)
@@ -176,6 +181,7 @@ mod tests {
             names: vec!["eth1".into()],
             port: at.port(),
             http_port: 8080,
+            most: (8, 8),
             links,
             bound: Vec::new(),
             counters: Shared::default(),

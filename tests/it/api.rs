@@ -2,7 +2,7 @@
 //! a temporary folder.
 
 use pristine::{
-    api::{self, Api, ROUTES, Token},
+    api::{self, Api, Others, ROUTES, Token},
     client::{Client, ClientError},
     model::{BootTarget, Rule, Stage, wire::ErrorBody},
     netboot::ServerAddr,
@@ -61,7 +61,10 @@ impl TestApi {
             let clock = Arc::new(SystemClock::new());
             let provisioner =
                 Provisioner::open(Options::default(), &dir.0, images.clone(), nbps, clock).unwrap();
-            let others = Arc::new(|| BTreeMap::from([("dhcp".to_owned(), serde_json::json!([]))]));
+            let others = Arc::new(|| Others {
+                counters: BTreeMap::from([("dhcp".to_owned(), serde_json::json!([]))]),
+                alarms: Vec::new(),
+            });
             let api = Api::new(provisioner.clone(), images, Token::of(TOKEN), others, stopped.clone());
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let addr = listener.local_addr().unwrap();

@@ -129,19 +129,63 @@ fn an_interface_alone_serves_a_flat_network_and_keeps_its_promises_over_a_restar
 }
 
 #[test]
-fn a_missing_interface_is_waited_for() {
+fn a_link_is_served_as_soon_as_it_has_an_address_and_all_else_at_once() {
     let net = Net::new().unwrap();
     let server = net.host("server", "198.18.0.1/24").unwrap();
     let state = Dir::new("serve");
-    let mut serve = Serve::start(&server, &state, &["--interface", "eth9"], None);
-    serve.says("waiting for an IPv4 address on eth9");
-    server.plug("second", "eth9", None, Some("198.18.9.1/24")).unwrap();
-    assert!(serve.says("ready: ").contains("TFTP 198.18.9.1:69"));
-    assert_eq!(serve.stop(), Some(0));
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth0", "--interface", "eth9"], None);
+    serve.says("interface eth9 does not exist");
+    let ready = serve.says("ready: ");
+    assert!(ready.contains("DHCP on eth9 when it is there"), "{ready}");
+    serve.says("eth0: serves 198.18.0.0/24 by itself, giving out 198.18.0.128-198.18.0.254");
+    let out = cli(&server, &state, &["status"]);
+    assert_eq!(out.status.code(), Some(0), "the API answers: {}", text(&out.stderr));
+    let udhcpc = ["busybox", "udhcpc", "-n", "-q", "-f", "-t", "10", "-i", "eth0", "-s", "/bin/true"];
+    net.client().unwrap().run(&udhcpc).unwrap();
 
-    let mut waits = Serve::start(&server, &state, &["--interface", "eth8"], None);
-    waits.says("waiting for an IPv4 address on eth8");
-    assert_eq!(waits.stop(), Some(0), "it can be told to end while it waits");
+    server.plug("second", "eth9", None, Some("198.18.9.1/24")).unwrap();
+    serve.says("eth9: serves 198.18.9.0/24 by itself");
+    let client = net.bare_host("client").unwrap();
+    client.plug("second", "eth0", None, None).unwrap();
+    client.run(&udhcpc).unwrap();
+
+    // Another address while it runs: its new network is served, the old one's leases stay on record.
+    server.run(&["ip", "addr", "flush", "dev", "eth9"]).unwrap();
+    serve.says("eth9 has no IPv4 address");
+    server.address("eth9", "198.18.8.1/24").unwrap();
+    serve.says("eth9: serves 198.18.8.0/24 by itself");
+    client.run(&udhcpc).unwrap();
+    let out = cli(&server, &state, &["lease", "list", "--json"]);
+    let leases: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let mac = client.mac("eth0").unwrap().to_string();
+    let of_client = leases.as_array().unwrap().iter().filter(|l| l["mac"] == mac.as_str());
+    let networks: Vec<_> =
+        of_client.map(|l| l["addr"].as_str().unwrap().rsplit_once('.').unwrap().0).collect();
+    assert_eq!(networks, ["198.18.8", "198.18.9"], "{leases:#}");
+    assert_eq!(serve.stop(), Some(0));
+}
+
+#[test]
+fn another_dhcp_server_on_a_served_link_is_an_alarm_in_log_and_status() {
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let other = net.host("other", "198.18.0.2/24").unwrap();
+    let (state, theirs) = (Dir::new("serve"), Dir::new("serve"));
+    let mut second = Serve::start(&other, &theirs, &["--interface", "eth0"], None);
+    second.says("ready: ");
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth0"], None);
+    serve.says("another DHCP server, 198.18.0.2");
+    let out = cli(&server, &state, &["status"]);
+    let said = text(&out.stdout);
+    assert!(said.contains("ALARM eth0: another DHCP server, 198.18.0.2"), "{said}");
+    assert!(said.contains("mode = \"proxy\""), "{said}");
+    let out = cli(&server, &state, &["status", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&json["alarms"][0]["about"], json["alarms"].as_array().unwrap().len()), (&"eth0".into(), 1));
+    // The questions of one are no boots of the other.
+    let out = cli(&other, &theirs, &["boots"]);
+    assert!(text(&out.stdout).contains("no boots on record"), "{}", text(&out.stdout));
+    assert_eq!((serve.stop(), second.stop()), (Some(0), Some(0)));
 }
 
 #[test]

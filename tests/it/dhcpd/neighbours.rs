@@ -5,11 +5,11 @@ use super::harness::*;
 use pristine::{
     dhcp::{Action, Mode, Probed, Reason},
     dhcpd::{
-        InterfaceSettings, arp, detect_other_servers,
+        InterfaceSettings, WatchPace, arp, detect_other_servers,
         frame::{self, checksum, ethernet},
         ra::{self, Heard},
     },
-    lab::{Host, Net},
+    lab::{Host, Net, Running},
     model::Mac,
     sys::{ETH_ARP, ETH_IPV4, ETH_IPV6},
 };
@@ -235,19 +235,89 @@ fn another_dhcp_server_is_found_and_nothing_is_leased() {
     assert_eq!(detect(&doctor), [] as [Ipv4Addr; 0]);
 
     let other = net.host("other", "198.18.0.9/24").unwrap();
-    let dir = std::env::temp_dir().join(other.namespace());
-    let leases = dir.join("leases");
-    std::fs::create_dir_all(&dir).unwrap();
-    let mut dnsmasq = other.command("dnsmasq");
-    dnsmasq.args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--interface=eth0"]);
-    dnsmasq.args(["--bind-interfaces", "--no-ping", "--dhcp-range=198.18.0.20,198.18.0.99", "--user=root"]);
-    dnsmasq.arg(format!("--dhcp-leasefile={}", leases.display()));
-    dnsmasq.arg(format!("--pid-file={}", dir.join("pid").display()));
-    let _dnsmasq = other.spawn(dnsmasq, "dnsmasq").unwrap();
-    until("dnsmasq listens", || {
-        other.run(&["ss", "-Hlun", "sport = :67"]).unwrap().contains(":67").then_some(())
-    });
+    let dnsmasq = Dnsmasq::start(&other);
     assert_eq!(detect(&doctor), [Ipv4Addr::new(198, 18, 0, 9)]);
-    assert_eq!(std::fs::read_to_string(&leases).unwrap_or_default(), "");
-    let _ = std::fs::remove_dir_all(&dir);
+    assert_eq!(std::fs::read_to_string(dnsmasq.leases()).unwrap_or_default(), "");
+}
+
+/// A real server of another make, as a colleague starts it by mistake.
+struct Dnsmasq {
+    dir: std::path::PathBuf,
+    _running: Running,
+}
+
+impl Dnsmasq {
+    fn start(host: &Host) -> Dnsmasq {
+        let dir = std::env::temp_dir().join(host.namespace());
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut command = host.command("dnsmasq");
+        command.args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--interface=eth0"]);
+        command.args([
+            "--bind-interfaces",
+            "--no-ping",
+            "--dhcp-range=198.18.0.20,198.18.0.99",
+            "--user=root",
+        ]);
+        command.arg(format!("--dhcp-leasefile={}", dir.join("leases").display()));
+        command.arg(format!("--pid-file={}", dir.join("pid").display()));
+        let running = host.spawn(command, "dnsmasq").unwrap();
+        until("dnsmasq listens", || {
+            host.run(&["ss", "-Hlun", "sport = :67"]).unwrap().contains(":67").then_some(())
+        });
+        Dnsmasq { dir, _running: running }
+    }
+
+    fn leases(&self) -> std::path::PathBuf {
+        self.dir.join("leases")
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// In full mode, within the pace that a busy link has; the same with a slow pace as soon as a machine
+/// asks. A second server of ours is another one, too.
+#[test]
+fn another_server_that_appears_while_serving_is_an_alarm_until_it_is_gone() {
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let client = net.client().unwrap();
+    let pace = WatchPace {
+        quiet: Duration::from_secs(600),
+        busy: Duration::from_millis(50),
+        alarmed: Duration::from_millis(50),
+        gone: Duration::from_secs(2),
+    };
+    let settings = |mode| vec![InterfaceSettings { watch_others: Some(pace), ..eth0(mode).remove(0) }];
+    let service =
+        Service::start(&server, settings(Mode::Full), Script::new(|_, _, _| Action::Silent(Reason::Off)));
+    let wire = Wire::open(&client, ETH_IPV4);
+    let others = || service.monitor.other_servers();
+    wire.discover(wire.mac, 1);
+    until("the client is heard", || (service.count("received") == 1).then_some(()));
+    assert!(others().is_empty());
+
+    let other = net.host("other", "198.18.0.9/24").unwrap();
+    let dnsmasq = Dnsmasq::start(&other);
+    // The next question is ten minutes away, unless a machine asks.
+    wire.discover(wire.mac, 2);
+    let (link, found, words) = until("the alarm", || others().pop());
+    assert_eq!((link.as_str(), found.server), ("eth0", Ipv4Addr::new(198, 18, 0, 9)));
+    assert_eq!(found.mac, Some(other.mac("eth0").unwrap()));
+    assert!(words.contains("198.18.0.9") && words.contains("mode = \"proxy\""), "{words}");
+    assert_eq!(service.status().other_servers.len(), 1);
+    drop(dnsmasq);
+    until("the end of the alarm", || others().is_empty().then_some(()));
+
+    // Beside a server of addresses is where a proxy belongs.
+    drop(service);
+    let _dnsmasq = Dnsmasq::start(&other);
+    let script = Script::new(|_, _, _| Action::Silent(Reason::Off));
+    let proxy = Service::start(&server, settings(Mode::Proxy), script);
+    wire.discover(wire.mac, 3);
+    wire.recv("dnsmasq's offer", |frame| is_reply(frame, 3));
+    assert!(proxy.status().other_servers.is_empty());
 }
