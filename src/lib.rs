@@ -6,6 +6,7 @@ pub mod model;
 // ranks 1 and 2: pure, but for `sys`
 
 pub mod dhcp;
+pub mod fleet;
 pub mod netboot;
 pub mod sys;
 // rank 2

@@ -1,7 +1,8 @@
 //! Reading a configuration file: every error names file, line, column, key, what is wrong and what
 //! is allowed.
 
-use super::{Config, nearest};
+use super::Config;
+use crate::model::nearest;
 use std::{fmt, ops::Range, path::Path, path::PathBuf};
 
 /// One thing that is wrong in a configuration file.

@@ -4,7 +4,6 @@
 mod check;
 mod keys;
 mod load;
-mod nearest;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -12,7 +11,6 @@ mod tests;
 pub use crate::provisioner::Unknown;
 pub use keys::all_keys;
 pub use load::{ConfigError, Problem};
-pub use nearest::nearest;
 pub use sections::{
     API_LISTEN, Api, Bounds, Config, Dhcp, Http, Interface, LogLevel, Nbp, Tftp, token_file_in,
 };

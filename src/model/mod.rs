@@ -12,6 +12,7 @@ mod lease;
 mod mac;
 mod machine;
 mod name;
+mod nearest;
 pub mod wire;
 
 pub use arch::{Arch, ClientArch};
@@ -24,6 +25,7 @@ pub use lease::{ClientKey, Lease, LeaseState};
 pub use mac::{Mac, MacError};
 pub use machine::{BootTarget, Machine, Rule};
 pub use name::{NameError, Tag};
+pub use nearest::{distance, nearest};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = i64;

@@ -6,7 +6,7 @@ use super::{
     state::{Effects, State},
 };
 use crate::{
-    model::{BootTarget, Change, Image, Mac, Machine, Tag},
+    model::{BootTarget, Change, Image, Mac, Machine, Tag, distance},
     netboot::is_nbp_name,
     store::{ImageStore, StoreLock, db::DbError},
 };
@@ -286,24 +286,6 @@ pub(super) fn no_machine(state: &State, key: &str) -> CommandError {
     }
 }
 
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut last = i + 1;
-        let mut next = vec![last];
-        for (pair, cb) in row.windows(2).zip(&b) {
-            if let [diagonal, above] = pair {
-                last = (diagonal + usize::from(ca != *cb)).min(above + 1).min(last + 1);
-                next.push(last);
-            }
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 fn apply(state: &State, machine: &mut Machine, patch: MachinePatch) -> Result<(), CommandError> {
     if let Some(hostname) = patch.hostname {
         if let Some(name) = &hostname {
@@ -404,15 +386,6 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "a..b", "a_b", "a b", "525400123456", "ä", &"a".repeat(64)] {
             assert!(check_hostname(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        for (a, b, d) in
-            [("", "abc", 3), ("web-1", "web-1", 0), ("wev-1", "web-1", 1), ("kitten", "sitting", 3)]
-        {
-            assert_eq!(distance(a, b), d, "{a} {b}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From what an operator typed to an image's digest, and what to say where nothing fits.
 
 use super::blobs::StoreError;
-use crate::model::{Digest, Tag};
+use crate::model::{Digest, Tag, distance};
 use std::collections::BTreeMap;
 
 /// Fewest digits that name an image by the beginning of its digest.
@@ -95,23 +95,6 @@ pub(super) fn nearest(reference: &str, index: &Index) -> Vec<String> {
     scored.iter().take(MAX_NEAREST).map(|(_, _, tag)| tag.to_string()).collect()
 }
 
-/// Letters to insert, remove or change (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (cb, pair) in b.iter().zip(row.windows(2)) {
-            let &[diagonal, above] = pair else { continue };
-            left = (diagonal + usize::from(ca != *cb)).min(above + 1).min(left + 1);
-            next.push(left);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -123,13 +106,6 @@ mod tests {
 
     fn said(reference: &str, tags: &[&str]) -> String {
         digest(reference, |_| Ok(None), || Ok(index(tags))).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn counts_letters_to_change() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("web:2", "web:2"), 0);
     }
 
     #[test]

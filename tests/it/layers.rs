@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 /// The order of `src/lib.rs`. Keep both the same.
 const RANKS: &[&[&str]] = &[
     &["model"],
-    &["netboot"],
+    &["fleet", "netboot"],
     &["dhcp", "sys"],
     &["store"],
     &["image", "provisioner"],
@@ -15,7 +15,7 @@ const RANKS: &[&[&str]] = &[
     &["lab"],
     &["cli"],
 ];
-const PURE: &[&str] = &["model", "netboot", "dhcp"];
+const PURE: &[&str] = &["model", "fleet", "netboot", "dhcp"];
 const IMPURE_WORDS: &[&str] = &[
     "tokio",
     "axum",
