@@ -3,7 +3,7 @@
 use crate::{
     model::{
         BootAttempt, Lease, Machine,
-        wire::{API_PREFIX, Assign, Assigned, ErrorBody, ImageView, Status},
+        wire::{API_PREFIX, Assign, Assigned, ErrorBody, ImageView, RuleView, SetRule, Status},
     },
     provisioner::{Explanation, MachinePatch},
 };
@@ -117,9 +117,13 @@ impl Client {
         Ok(Client { agent, base, token: token.to_owned() })
     }
 
-    /// Every machine.
-    pub fn machines(&self) -> Reply<Vec<Machine>> {
-        self.get("/machines")
+    /// Every machine, or those that a selector picks.
+    pub fn machines(&self, select: Option<&str>) -> Reply<Vec<Machine>> {
+        match select {
+            // In a query a plus would be read as a blank.
+            Some(selector) => self.get(&format!("/machines?select={}", part(selector).replace('+', "%2B"))),
+            None => self.get("/machines"),
+        }
     }
 
     /// One machine, by MAC or hostname.
@@ -166,6 +170,22 @@ impl Client {
     /// Clears the site's default.
     pub fn clear_default(&self) -> Reply<()> {
         self.call("DELETE", "/default", None).map(drop)
+    }
+
+    /// The selector rules, in the order in which they are asked.
+    pub fn rules(&self) -> Reply<Vec<RuleView>> {
+        self.get("/rules")
+    }
+
+    /// Sets a selector rule.
+    pub fn set_rule(&self, name: &str, selector: &str, target: &str) -> Reply<RuleView> {
+        let body = SetRule { selector: selector.to_owned(), target: target.to_owned() };
+        self.send("PUT", &format!("/rules/{}", part(name)), Some(&body))
+    }
+
+    /// Removes a selector rule.
+    pub fn remove_rule(&self, name: &str) -> Reply<()> {
+        self.call("DELETE", &format!("/rules/{}", part(name)), None).map(drop)
     }
 
     /// The newest boot attempts, of one machine or of all, newest first.
@@ -342,7 +362,7 @@ mod tests {
         };
         let url = format!("http://127.0.0.1:{port}/");
         let client = Client::with_token(&url, &"0".repeat(64)).unwrap();
-        let text = client.machines().unwrap_err().to_string();
+        let text = client.machines(None).unwrap_err().to_string();
         assert!(text.starts_with(&format!("no answer from http://127.0.0.1:{port}: ")), "{text}");
         assert!(text.ends_with("Start it with `pristine serve`, or name another with --api"), "{text}");
     }

@@ -7,13 +7,22 @@ use crate::{
 };
 use axum::{
     Json,
-    extract::{FromRequest, Path, Request, State, rejection::JsonRejection},
+    extract::{FromRequest, Path, Query, Request, State, rejection::JsonRejection},
     http::StatusCode,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
-pub async fn list(State(api): State<Api>) -> Json<Vec<Machine>> {
-    Json(api.provisioner().machines())
+#[derive(Deserialize)]
+pub struct Which {
+    /// A selector.
+    select: Option<String>,
+}
+
+pub async fn list(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<Vec<Machine>>, Refusal> {
+    Ok(Json(match which.select {
+        Some(selector) => api.provisioner().selected(&selector)?,
+        None => api.provisioner().machines(),
+    }))
 }
 
 pub async fn show(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Machine>, Refusal> {

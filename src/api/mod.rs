@@ -15,6 +15,7 @@ mod boots;
 mod machines;
 mod refusal;
 mod router;
+mod rules;
 mod server;
 mod site;
 mod token;

@@ -50,6 +50,11 @@ impl From<CommandError> for Refusal {
                     .hint("a machine is named by a MAC or by its hostname; see `pristine machine list`")
                     .nearest(nearest)
             }
+            CommandError::NoRule { name, nearest } => {
+                Refusal::new(StatusCode::NOT_FOUND, format!("no rule `{name}`"))
+                    .hint("see `pristine rule list`")
+                    .nearest(nearest)
+            }
             CommandError::NoImage(_) => Refusal::new(StatusCode::NOT_FOUND, text),
             CommandError::Bad(_) => Refusal::new(StatusCode::BAD_REQUEST, text),
             CommandError::WrongArch { .. } | CommandError::Taken { .. } => {

@@ -1,6 +1,6 @@
 //! Every route of the API.
 
-use super::{Refusal, Token, auth, auth::BadTokens, boots, machines, server::Counters, site, watch};
+use super::{Refusal, Token, auth, auth::BadTokens, boots, machines, rules, server::Counters, site, watch};
 use crate::{model::wire::Alarm, provisioner::Provisioner, store::ImageStore};
 use axum::{
     Router,
@@ -28,6 +28,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/default"),
     ("PUT", "/api/v1/default"),
     ("DELETE", "/api/v1/default"),
+    ("GET", "/api/v1/rules"),
+    ("PUT", "/api/v1/rules/{rule}"),
+    ("DELETE", "/api/v1/rules/{rule}"),
     ("GET", "/api/v1/leases"),
     ("GET", "/api/v1/images"),
     ("GET", "/api/v1/images/{image}"),
@@ -134,6 +137,8 @@ pub fn router(api: Api) -> Router {
         .route("/boots/{boot}", get(boots::show))
         .route("/watch", get(watch::watch))
         .route("/default", get(site::default).put(site::set_default).delete(site::clear_default))
+        .route("/rules", get(rules::list))
+        .route("/rules/{rule}", axum::routing::put(rules::set).delete(rules::remove))
         .route("/leases", get(site::leases))
         .route("/images", get(site::images))
         .route("/images/{image}", get(site::image))

@@ -27,6 +27,7 @@ impl Explain {
 pub(super) fn rule_name(rule: &Rule) -> &'static str {
     match rule {
         Rule::Pin => "pin",
+        Rule::Selector => "rule",
         Rule::Default => "default",
         Rule::Unknown => "unknown",
     }
@@ -48,8 +49,13 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         Some(pin) => format!("pinned to {}", short(pin)),
         None => "doesn't apply: it has no pin".to_owned(),
     };
+    let selector = match e.rule {
+        Rule::Pin => "not asked: the pin goes before it".to_owned(),
+        Rule::Selector => format!("a selector rule says {}", short(&e.target)),
+        _ => "doesn't apply: none picks this machine (`pristine rule list`)".to_owned(),
+    };
     let default = match (&default.target, &e.rule) {
-        (_, Rule::Pin) => "not asked: the pin goes before it".to_owned(),
+        (_, Rule::Pin | Rule::Selector) => "not asked: a rule before it applies".to_owned(),
         (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
         (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
         (Some(target), Rule::Unknown) => {
@@ -60,10 +66,10 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         Rule::Unknown => format!("`unknown` of the configuration says {}", short(&e.target)),
         _ => "not asked: a rule before it applies".to_owned(),
     };
-    for (rule, name, why) in
-        [(Rule::Pin, "pin", pin), (Rule::Default, "default", default), (Rule::Unknown, "unknown", unknown)]
-    {
-        out.push_str(&format!("{} {name:<8} {why}\n", used(&rule)));
+    let rules =
+        [(Rule::Pin, pin), (Rule::Selector, selector), (Rule::Default, default), (Rule::Unknown, unknown)];
+    for (rule, why) in rules {
+        out.push_str(&format!("{} {:<8} {why}\n", used(&rule), rule_name(&rule)));
     }
     let dash = || "-".to_owned();
     let leases: Vec<String> = e.leases.iter().map(|l| l.addr.to_string()).collect();
@@ -96,7 +102,7 @@ mod tests {
             target: BootTarget::Discover,
             rule: Rule::Unknown,
             image: None,
-            why: "it has no pin, and the site has no default".into(),
+            why: "it has no pin, no rule picks it, and the site has no default".into(),
             refused: None,
             firmware: None,
             nbp: None,
@@ -105,10 +111,11 @@ mod tests {
         assert_eq!(
             words(&e, &Assigned::default()),
             "52:54:00:00:00:01 would get: discover\n\
-             it has no pin, and the site has no default\n\
+             it has no pin, no rule picks it, and the site has no default\n\
              \n\
              rules, first that applies wins:\n   \
              pin      doesn't apply: it has no pin\n   \
+             rule     doesn't apply: none picks this machine (`pristine rule list`)\n   \
              default  doesn't apply: there is none (`pristine default <image>` sets one)\n\
              -> unknown  `unknown` of the configuration says discover\n\
              \n\

@@ -12,7 +12,11 @@ use std::collections::BTreeMap;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every machine that was seen or named
-    List,
+    List {
+        /// Only those that this selector picks, as in 'rack=a1 and not label.role=db'
+        #[arg(long, value_name = "SELECTOR")]
+        select: Option<String>,
+    },
     /// All that is known of one machine
     Show {
         /// MAC or hostname
@@ -53,13 +57,16 @@ impl Command {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let client = context.client()?;
         match self {
-            Command::List => {
-                let machines = client.machines()?;
+            Command::List { select } => {
+                let machines = client.machines(select.as_deref())?;
                 if context.json {
                     return context.show(&machines, String::new);
                 }
                 let tags = text::Tags::fetch(&client);
-                print(&list(&machines, &tags, text::now()))
+                match select {
+                    Some(_) if machines.is_empty() => print("the selector picks no machine\n"),
+                    _ => print(&list(&machines, &tags, text::now())),
+                }
             }
             Command::Show { machine } => {
                 let machine = client.machine(&machine)?;

@@ -16,6 +16,7 @@ mod lease;
 mod machine;
 mod nbp;
 mod pin;
+mod rule;
 mod serve;
 mod status;
 pub mod table;
@@ -71,10 +72,13 @@ enum Command {
     Machine(machine::Command),
     /// Pin a machine to an image; it boots it from its next power-on
     Pin(pin::Pin),
-    /// Take a machine's pin away: it gets the site's default again
+    /// Take a machine's pin away: it gets what the site's rules and default say again
     Unpin(pin::Unpin),
-    /// Show or set what machines without a pin boot
+    /// Show or set what machines boot that have no pin and that no rule picks
     Default(pin::Default),
+    /// What the machines that a selector picks boot: set, list, remove
+    #[command(subcommand)]
+    Rule(rule::Command),
     /// What a machine would get if it powered on now, and why
     Explain(explain::Explain),
     /// Boot attempts: seconds at each stage, and how they ended
@@ -109,6 +113,7 @@ impl Command {
             Command::Pin(c) => c.run(context),
             Command::Unpin(c) => c.run(context),
             Command::Default(c) => c.run(context),
+            Command::Rule(c) => c.run(context),
             Command::Explain(c) => c.run(context),
             Command::Boots(c) => c.run(context),
             Command::Watch(c) => c.run(context),

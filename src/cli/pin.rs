@@ -13,14 +13,14 @@ pub struct Pin {
     image: String,
 }
 
-/// Take a machine's pin away: it gets the site's default again.
+/// Take a machine's pin away: it gets what the site's rules and default say again.
 #[derive(Debug, Args)]
 pub struct Unpin {
     /// MAC or hostname
     machine: String,
 }
 
-/// Show or set what machines without a pin boot.
+/// Show or set what machines boot that have no pin and that no rule picks.
 #[derive(Debug, Args)]
 pub struct Default {
     /// name:version or a digest; or local, ignore, discover. Shows the default where left out
@@ -78,7 +78,10 @@ impl Default {
             Some(image) => {
                 let assigned = client.set_default(&image)?;
                 context.show(&assigned, || {
-                    format!("machines without a pin boot {}, from their next power-on\n", words(&assigned))
+                    format!(
+                        "machines without a pin that no rule picks boot {}, from their next power-on\n",
+                        words(&assigned)
+                    )
                 })
             }
             None => {
@@ -90,7 +93,7 @@ impl Default {
 }
 
 /// What is assigned, with tag and digest.
-fn words(assigned: &Assigned) -> String {
+pub(super) fn words(assigned: &Assigned) -> String {
     use crate::model::BootTarget;
     match (&assigned.target, &assigned.image) {
         (None, _) => "none".to_owned(),

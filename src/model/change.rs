@@ -1,4 +1,4 @@
-use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine};
+use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, SelectorRule};
 use std::net::Ipv4Addr;
 
 /// One change of state, as the store makes it durable. Pure code returns these; only the
@@ -19,4 +19,8 @@ pub enum Change {
     AttemptGone(AttemptId),
     /// Set or clear the site's default boot target.
     Default(Option<BootTarget>),
+    /// Insert or replace a selector rule.
+    Rule(SelectorRule),
+    /// Forget the selector rule of this name.
+    RuleGone(String),
 }

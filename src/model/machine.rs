@@ -37,11 +37,26 @@ impl fmt::Display for BootTarget {
 pub enum Rule {
     /// The machine's own pin.
     Pin,
+    /// A [`SelectorRule`] that picks it.
+    Selector,
     /// The site's default.
     Default,
     /// No operator has touched the machine and the configuration's `unknown` says what it gets, or
     /// there is no default: it waits.
     Unknown,
+}
+
+/// What the machines that a selector picks boot, where they have no pin of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectorRule {
+    /// Its name, unique.
+    pub name: String,
+    /// Which machines, as `fleet::Selector` reads it.
+    pub selector: String,
+    /// What they boot.
+    pub target: BootTarget,
+    /// When it was first set: of two rules with equally many conditions the older one goes first.
+    pub created: Millis,
 }
 
 /// A physical server.

@@ -1,7 +1,7 @@
 //! Shapes of the operators' API that are not words of their own: what its server and its client
 //! must agree about.
 
-use super::{BootTarget, Digest, Manifest, Millis, Tag};
+use super::{BootTarget, Digest, Manifest, Millis, SelectorRule, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -37,6 +37,29 @@ pub struct Assigned {
     /// Tag that its image was imported as.
     #[serde(default)]
     pub image: Option<Tag>,
+}
+
+/// Body of a request that sets a selector rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRule {
+    /// Which machines, as in `rack=a1 and not label.role=db`.
+    pub selector: String,
+    /// An image (`name:version` or a digest), or `local`, `ignore` or `discover`.
+    pub target: String,
+}
+
+/// A selector rule, and what it means now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: SelectorRule,
+    /// Tag that its image was imported as.
+    #[serde(default)]
+    pub image: Option<Tag>,
+    /// Machines that boot by it: it picks them, they have no pin, and no rule before it picks them.
+    pub machines: usize,
 }
 
 /// An image of the service's store.

@@ -3,15 +3,16 @@
 //! Pure. DHCP, TFTP, the script and `explain` all ask here, so that no two steps of one boot can see
 //! different answers.
 //!
-//! Precedence: the machine's pin, then the site's default, then a waiting screen. A site may say
-//! (`unknown`) that machines no operator has touched don't get the default. Rollouts and selectors
-//! will stand between pin and default, in [`assigned`].
+//! Precedence: the machine's pin, then the first selector rule that picks it, then the site's default,
+//! then a waiting screen. A site may say (`unknown`) that machines which no operator has touched or
+//! picked don't get the default. Rollouts will stand between pin and rules, in [`assigned`].
 
-use super::Unknown;
+use super::{Unknown, rules::Rules};
 use crate::{
     model::{Arch, BootClient, BootTarget, ClientKind, Digest, Image, Machine, Rule},
     netboot::{NbpAnswer, ServerAddr, choose_nbp},
 };
+use std::borrow::Cow;
 
 /// What a machine is assigned, before anybody looked whether it can boot that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Assignment {
     /// By which rule.
     pub rule: Rule,
     /// In words, without the image's name.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
 }
 
 /// The answer to "what does this client boot now?".
@@ -59,10 +60,26 @@ pub fn is_known(machine: &Machine) -> bool {
     is_touched(machine) || machine.running.is_some() || machine.last_healthy.is_some()
 }
 
+/// What the site says of machines without a pin.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy<'a> {
+    /// Selector rules.
+    pub rules: &'a Rules,
+    /// The default.
+    pub default: Option<&'a BootTarget>,
+    /// What machines get that no operator has touched.
+    pub unknown: Unknown,
+}
+
 /// Which target, by which rule.
-pub fn assigned(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> Assignment {
+pub fn assigned(machine: Option<&Machine>, policy: Policy<'_>) -> Assignment {
+    let Policy { rules, default, unknown } = policy;
     if let Some(pin) = machine.and_then(|m| m.pin.clone()) {
-        return Assignment { target: pin, rule: Rule::Pin, why: "it is pinned" };
+        return Assignment { target: pin, rule: Rule::Pin, why: "it is pinned".into() };
+    }
+    if let Some(rule) = machine.and_then(|m| rules.first_for(m)) {
+        let why = format!("it has no pin, and rule {} picks it ({})", rule.name, rule.selector);
+        return Assignment { target: rule.target.clone(), rule: Rule::Selector, why: why.into() };
     }
     if !machine.is_some_and(is_touched) {
         let policy = match unknown {
@@ -75,19 +92,19 @@ pub fn assigned(machine: Option<&Machine>, default: Option<&BootTarget>, unknown
             Unknown::Default => None,
         };
         if let Some((target, why)) = policy {
-            return Assignment { target, rule: Rule::Unknown, why };
+            return Assignment { target, rule: Rule::Unknown, why: why.into() };
         }
     }
     match default {
         Some(target) => Assignment {
             target: target.clone(),
             rule: Rule::Default,
-            why: "it has no pin, and this is the site's default",
+            why: "it has no pin, no rule picks it, and this is the site's default".into(),
         },
         None => Assignment {
             target: BootTarget::Discover,
             rule: Rule::Unknown,
-            why: "it has no pin, and the site has no default",
+            why: "it has no pin, no rule picks it, and the site has no default".into(),
         },
     }
 }
@@ -96,12 +113,11 @@ pub fn assigned(machine: Option<&Machine>, default: Option<&BootTarget>, unknown
 pub fn boot_answer(
     client: &BootClient,
     machine: Option<&Machine>,
-    default: Option<&BootTarget>,
-    unknown: Unknown,
+    policy: Policy<'_>,
     server: &ServerAddr,
     find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
 ) -> BootAnswer {
-    let Assignment { target, rule, why } = assigned(machine, default, unknown);
+    let Assignment { target, rule, why } = assigned(machine, policy);
     let nbp = choose_nbp(client, &target, machine.and_then(|m| m.nbp.as_deref()), server);
     let (image, refused) = match &target {
         BootTarget::Image { digest } => match checked(*digest, client, machine, find) {
@@ -166,7 +182,10 @@ mod tests {
     use super::*;
     use crate::{
         model::{BootMethod, ClientArch, Mac},
-        provisioner::testing::{image, server},
+        provisioner::{
+            rules::tests::rule,
+            testing::{image, server},
+        },
     };
 
     fn client(arch: ClientArch) -> BootClient {
@@ -179,10 +198,15 @@ mod tests {
         }
     }
 
+    fn policy(default: Option<&BootTarget>, unknown: Unknown) -> Policy<'_> {
+        static NONE: Rules = Rules::none();
+        Policy { rules: &NONE, default, unknown }
+    }
+
     fn ask(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> BootAnswer {
         let web = image("web:1", Arch::X86_64);
         let find = |d: Digest| Ok((d == web.digest).then(|| web.clone()));
-        boot_answer(&client(ClientArch::UefiX64), machine, default, unknown, &server(), &find)
+        boot_answer(&client(ClientArch::UefiX64), machine, policy(default, unknown), &server(), &find)
     }
 
     fn web() -> BootTarget {
@@ -221,6 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn a_selector_rule_stands_between_pin_and_default_and_reaches_machines_nobody_touched() {
+        let rules = Rules::new(vec![rule("x86", "arch=x86_64", 0), rule("rack", "rack=r1", 0)]).unwrap();
+        let default = web();
+        let mut m = Machine::new(Mac([2, 0, 0, 0, 0, 1]), 0);
+        let of = |m: &Machine, unknown| {
+            assigned(Some(m), Policy { rules: &rules, default: Some(&default), unknown })
+        };
+        assert_eq!(of(&m, Unknown::Ignore).rule, Rule::Unknown);
+        m.arch = Some(Arch::X86_64);
+        let got = of(&m, Unknown::Ignore);
+        assert_eq!((got.target, got.rule), (BootTarget::Local, Rule::Selector));
+        assert_eq!(got.why, "it has no pin, and rule x86 picks it (arch=x86_64)");
+        m.pin = Some(web());
+        assert_eq!(of(&m, Unknown::Default).rule, Rule::Pin);
+        (m.pin, m.arch) = (None, None);
+        assert_eq!(of(&m, Unknown::Default).rule, Rule::Default);
+    }
+
+    #[test]
     fn a_missing_image_and_a_wrong_arch_fail_closed_with_a_reason() {
         let gone = BootTarget::Image { digest: Digest::of(b"gone") };
         let got = ask(None, Some(&gone), Unknown::Default);
@@ -231,7 +274,8 @@ mod tests {
         let arm = image("arm:1", Arch::Aarch64);
         let find = |_| Ok(Some(arm.clone()));
         let target = BootTarget::Image { digest: arm.digest };
-        let ask = |c: &BootClient| boot_answer(c, None, Some(&target), Unknown::Default, &server(), &find);
+        let policy = policy(Some(&target), Unknown::Default);
+        let ask = |c: &BootClient| boot_answer(c, None, policy, &server(), &find);
         let got = ask(&client(ClientArch::UefiX64));
         assert_eq!(got.image, None);
         let reason = got.refused.unwrap();
@@ -239,14 +283,7 @@ mod tests {
         assert!(ask(&client(ClientArch::UefiArm64)).image.is_some());
         assert!(ask(&client(ClientArch::UefiIa32)).refused.unwrap().contains("no 64-bit kernel"));
         let find = |_| Err("disk on fire".to_owned());
-        let got = boot_answer(
-            &client(ClientArch::UefiX64),
-            None,
-            Some(&target),
-            Unknown::Default,
-            &server(),
-            &find,
-        );
+        let got = boot_answer(&client(ClientArch::UefiX64), None, policy, &server(), &find);
         assert_eq!((got.image, got.refused.as_deref()), (None, Some("disk on fire")));
     }
 }

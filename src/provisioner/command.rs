@@ -45,10 +45,7 @@ impl Provisioner {
                         });
                     }
                     let _ = state;
-                    if machine.pin.as_ref() != Some(&target) {
-                        machine.pin = Some(target);
-                        machine.generation += 1;
-                    }
+                    machine.pin = Some(target);
                     Ok(())
                 })
                 .await?;
@@ -63,9 +60,7 @@ impl Provisioner {
         whole(async move {
             let mac = this
                 .change(&key, false, |_, machine| {
-                    if machine.pin.take().is_some() {
-                        machine.generation += 1;
-                    }
+                    machine.pin = None;
                     Ok(())
                 })
                 .await?;
@@ -141,15 +136,7 @@ impl Provisioner {
         let mut fx = Effects::default();
         let mut locked = self.state();
         if locked.default != target {
-            locked.default = target.clone();
-            fx.changes.push(Change::Default(target));
-            // What these would boot has changed.
-            let unpinned: Vec<Machine> =
-                locked.machines.iter_known().filter(|m| m.pin.is_none()).cloned().collect();
-            for mut machine in unpinned {
-                machine.generation += 1;
-                locked.put(machine, &mut fx);
-            }
+            locked.repoint(Change::Default(target.clone()), &mut fx, |state| state.default = target);
         }
         self.hand_on(&locked, fx)
     }
@@ -167,7 +154,7 @@ impl Provisioner {
 
     /// What a reference means now. For an image with the guard that holds off its removal: keep it
     /// until the target is on disk.
-    async fn target(
+    pub(super) async fn target(
         &self,
         reference: String,
     ) -> Result<(BootTarget, Option<Image>, Option<StoreLock>), CommandError> {
@@ -209,7 +196,10 @@ impl Provisioner {
             };
             let known = state.machines.is_known(machine.mac);
             let before = known.then(|| machine.clone());
+            let target = state.target_of(&machine);
             change(state, &mut machine)?;
+            // By its pin, or by a rule that its new rack or label brings it under.
+            machine.generation += u64::from(state.target_of(&machine) != target);
             if !known && !state.make_room(&mut fx) {
                 return Err(CommandError::TableFull(state.machines.counts().0));
             }
@@ -253,7 +243,7 @@ impl Provisioner {
 
 /// Runs a command to its end even where the one who asked for it hangs up in between: half a command
 /// would let go of the image's guard before the pin is on disk.
-async fn whole<T: Send + 'static>(
+pub(super) async fn whole<T: Send + 'static>(
     command: impl Future<Output = Result<T, CommandError>> + Send + 'static,
 ) -> Result<T, CommandError> {
     tokio::spawn(command).await.unwrap_or(Err(CommandError::NotSaved(DbError::Closed)))

@@ -15,7 +15,8 @@
 //! | boot files | `files` |
 //! | the per-machine script and its token | `script` |
 //! | reports and progress of a boot | `report` |
-//! | operators' commands | `command`, `explain` |
+//! | which machines a selector rule picks | `rules` (pure) |
+//! | operators' commands | `command`, `rule`, `explain` |
 //! | stuck attempts, strangers that left | `ticker` |
 
 mod answer;
@@ -29,6 +30,8 @@ mod flat;
 mod lease;
 mod machines;
 mod report;
+mod rule;
+mod rules;
 mod script;
 mod state;
 mod ticker;
@@ -39,7 +42,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Assignment, BootAnswer, assigned, boot_answer, is_touched};
+pub use answer::{Assignment, BootAnswer, Policy, assigned, boot_answer, is_touched};
 pub use clock::{Clock, SystemClock, TestClock};
 pub use types::{
     Bounds, CommandError, Explanation, FileAnswer, MachinePatch, Options, Pinned, Report, ReportError,
@@ -54,6 +57,7 @@ use crate::{
         db::{Commit, Db, DbError},
     },
 };
+use rules::Rules;
 use state::{Effects, State};
 use std::{
     path::Path,
@@ -91,7 +95,11 @@ impl Provisioner {
     ) -> Result<Provisioner, DbError> {
         let (db, loaded) = Db::open(state_dir)?;
         let now = clock.now();
-        let mut state = State::new(options, loaded.machines, loaded.default);
+        let rules = Rules::new(loaded.rules).map_err(|why| DbError::Damaged {
+            path: state_dir.join(crate::store::db::DB_FILE),
+            why: format!("{why}; was it written by a newer program?"),
+        })?;
+        let mut state = State::new(options, loaded.machines, rules, loaded.default);
         state.leases.restore(loaded.leases);
         let native = |digest| images.get(digest).ok().flatten().is_some_and(|image| image.manifest.native);
         let gone = state.attempts.restore(loaded.attempts, now, native);

@@ -6,10 +6,11 @@
 
 use super::{
     Bounds, Options, ScriptQuery, Stats, Unknown,
-    answer::{BootAnswer, boot_answer, is_known},
+    answer::{BootAnswer, Policy, assigned, boot_answer, is_known},
     attempt_table::{Attempts, Tracked},
     attempts::{self, Step},
     machines::Machines,
+    rules::Rules,
 };
 use crate::{
     dhcp,
@@ -35,6 +36,7 @@ pub(super) struct State {
     pub leases: dhcp::Leases,
     pub attempts: Attempts,
     pub default: Option<BootTarget>,
+    pub rules: Rules,
     pub stats: Stats,
     /// Scripts given within the minute that began at the first number.
     pub script_rate: (Millis, HashMap<Mac, u32>),
@@ -48,7 +50,7 @@ pub(super) struct Effects {
 }
 
 impl State {
-    pub fn new(options: Options, machines: Vec<Machine>, default: Option<BootTarget>) -> State {
+    pub fn new(options: Options, machines: Vec<Machine>, rules: Rules, default: Option<BootTarget>) -> State {
         State {
             leases: dhcp::Leases::new(options.site.bounds),
             machines: Machines::new(options.bounds, machines),
@@ -58,6 +60,7 @@ impl State {
             unknown: options.unknown,
             bounds: options.bounds,
             default,
+            rules,
             stats: Stats::default(),
             script_rate: (0, HashMap::new()),
         }
@@ -67,7 +70,34 @@ impl State {
     pub fn answer(&self, images: &ImageStore, client: &BootClient, server: &ServerAddr) -> BootAnswer {
         // One `stat` for an image that was asked for before: fit to be done under the lock.
         let find = |digest| images.get(digest).map_err(|e| e.to_string());
-        boot_answer(client, self.machines.get(client.mac), self.default.as_ref(), self.unknown, server, &find)
+        boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find)
+    }
+
+    fn policy(&self) -> Policy<'_> {
+        Policy { rules: &self.rules, default: self.default.as_ref(), unknown: self.unknown }
+    }
+
+    /// What a machine is assigned now.
+    pub fn target_of(&self, machine: &Machine) -> BootTarget {
+        assigned(Some(machine), self.policy()).target
+    }
+
+    /// Changes what the site says of machines without a pin: those on record that would boot something
+    /// else from now on get a new generation, and no others.
+    pub fn repoint(&mut self, change: Change, fx: &mut Effects, apply: impl FnOnce(&mut State)) {
+        let unpinned = |state: &State| -> Vec<(Machine, BootTarget)> {
+            let all = state.machines.iter_known().filter(|m| m.pin.is_none());
+            all.map(|m| (m.clone(), state.target_of(m))).collect()
+        };
+        let before = unpinned(self);
+        fx.changes.push(change);
+        apply(self);
+        for (mut machine, target) in before {
+            if self.target_of(&machine) != target {
+                machine.generation += 1;
+                self.put(machine, fx);
+            }
+        }
     }
 
     /// A machine was heard of: it appears, or what it says of itself is noted. An operating system's

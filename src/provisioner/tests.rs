@@ -11,12 +11,12 @@ use crate::{
 };
 use std::{collections::BTreeMap, io::Write as _, net::Ipv4Addr};
 
-struct World {
+pub(super) struct World {
     state: TempDir,
     images: TempDir,
     clock: Arc<TestClock>,
     options: Options,
-    prov: Provisioner,
+    pub prov: Provisioner,
 }
 
 const M: &str = "52:54:00:00:00:01";
@@ -36,7 +36,7 @@ fn open(state: &TempDir, images: &TempDir, clock: &Arc<TestClock>, options: &Opt
 }
 
 impl World {
-    fn new(options: Options) -> World {
+    pub fn new(options: Options) -> World {
         let (state, images) = (TempDir::new(), TempDir::new());
         let clock = Arc::new(TestClock::at(1_000_000));
         let mut options = options;
@@ -47,14 +47,14 @@ impl World {
     }
 
     /// Ends the service and starts it again on the same folder.
-    fn restart(self) -> World {
+    pub fn restart(self) -> World {
         let World { state, images, clock, options, prov } = self;
         drop(prov);
         let prov = open(&state, &images, &clock, &options);
         World { state, images, clock, options, prov }
     }
 
-    fn import(&self, tag: &str, arch: Arch, native: bool) -> Digest {
+    pub fn import(&self, tag: &str, arch: Arch, native: bool) -> Digest {
         let store = self.prov.images();
         let sealed = |bytes: &str| {
             let mut w = store.blobs().begin().unwrap();
@@ -297,14 +297,20 @@ async fn explain_says_which_rule_and_what_is_wrong() {
     let w = World::new(Options::default());
     let never = w.prov.explain(M).unwrap();
     assert!(!never.seen);
-    assert_eq!(never.why, "waits at the discover screen: it has no pin, and the site has no default");
+    assert_eq!(
+        never.why,
+        "waits at the discover screen: it has no pin, no rule picks it, and the site has no default"
+    );
     let web = w.import("web:1", Arch::X86_64, true);
     w.prov.set_default(Some("web:1")).await.unwrap();
     w.lease(1, PXE).await.unwrap();
     let got = w.prov.explain(M).unwrap();
     assert_eq!(
         got.why,
-        format!("boots web:1 ({}): it has no pin, and this is the site's default", web.short())
+        format!(
+            "boots web:1 ({}): it has no pin, no rule picks it, and this is the site's default",
+            web.short()
+        )
     );
     assert_eq!((got.nbp.as_deref(), got.leases.len()), (Some("snponly.efi"), 1));
     std::fs::remove_file(w.prov.images().blobs().path(web)).unwrap();

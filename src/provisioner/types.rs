@@ -202,6 +202,14 @@ pub enum CommandError {
     /// No such image, with the nearest names.
     #[error("{0}")]
     NoImage(String),
+    /// No selector rule has this name.
+    #[error("no rule `{name}`{}; see `pristine rule list`", near(.nearest))]
+    NoRule {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        nearest: Vec<String>,
+    },
     /// The image doesn't fit the machine.
     #[error(
         "image {image} is for {image_arch}, but {machine} is {machine_arch}: pin an image for {machine_arch}"

@@ -125,7 +125,7 @@ fn refused(error: ClientError) -> (u16, ErrorBody) {
 fn a_machine_is_named_pinned_explained_and_forgotten() {
     let api = TestApi::start();
     let client = api.client();
-    assert!(client.machines().unwrap().is_empty());
+    assert!(client.machines(None).unwrap().is_empty());
 
     let patch: MachinePatch = serde_json::from_value(
         serde_json::json!({"hostname": "db7", "rack": "a1", "labels": {"role": "db"}}),
@@ -144,6 +144,19 @@ fn a_machine_is_named_pinned_explained_and_forgotten() {
     assert_eq!(client.explain("db7").unwrap().rule, Rule::Default);
     client.clear_default().unwrap();
     assert_eq!(client.default_target().unwrap().target, None);
+
+    let rule = client.set_rule("dbs", "rack=a1 and label.role=db", "local").unwrap();
+    assert_eq!((rule.machines, rule.rule.name.as_str()), (1, "dbs"));
+    assert_eq!(client.explain("db7").unwrap().rule, Rule::Selector);
+    assert_eq!(client.machines(Some("label.role=db")).unwrap().len(), 1);
+    assert_eq!(client.machines(Some("label.role=a+b c")).unwrap().len(), 0);
+    let (status, body) = refused(client.set_rule("x", "rak=a1", "local").unwrap_err());
+    assert_eq!(status, 400);
+    assert!(body.error.contains("column 1") && body.error.contains("did you mean rack?"), "{}", body.error);
+    let (status, body) = refused(client.remove_rule("dbz").unwrap_err());
+    assert_eq!((status, body.nearest), (404, vec!["dbs".to_owned()]));
+    client.remove_rule("dbs").unwrap();
+    assert!(client.rules().unwrap().is_empty());
 
     client.forget("db7").unwrap();
     let (status, body) = refused(client.machine("db7").unwrap_err());
@@ -175,9 +188,13 @@ fn every_route_answers_with_the_token_and_none_without() {
         if *path == "/api/v1/watch" {
             continue;
         }
-        let path =
-            path.replace("{machine}", MAC).replace("{boot}", "0000000000000001").replace("{image}", "web:1");
+        let path = path
+            .replace("{machine}", MAC)
+            .replace("{boot}", "0000000000000001")
+            .replace("{image}", "web:1")
+            .replace("{rule}", "r");
         let body = match (*method, path.ends_with("/pin") || path.ends_with("/default")) {
+            ("PUT", false) => r#"{"selector":"all","target":"local"}"#,
             ("PUT", true) => r#"{"target":"local"}"#,
             ("PATCH", _) => r#"{"rack":"a1"}"#,
             _ => "",

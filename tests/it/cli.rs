@@ -152,7 +152,7 @@ fn machines_are_named_pinned_and_explained() {
     assert_eq!(cli.ok(&["default"]), "none\n");
     assert_eq!(
         cli.ok(&["default", "ignore"]),
-        "machines without a pin boot ignore, from their next power-on\n"
+        "machines without a pin that no rule picks boot ignore, from their next power-on\n"
     );
     assert_eq!(cli.ok(&["default", "--clear"]), "there is no default any more\n");
     assert_eq!(cli.ok(&["lease", "list"]), "no leases\n");

@@ -42,6 +42,8 @@ fn in_use(state_dir: &Path, digest: Digest) -> Result<Vec<String>, String> {
     if is_it(&state.default) {
         by.push("it is the site's default".to_owned());
     }
+    let rules = state.rules.iter().filter(|r| is_it(&Some(r.target.clone())));
+    by.extend(rules.map(|r| format!("rule {} names it", r.name)));
     for machine in &state.machines {
         if is_it(&machine.pin) {
             by.push(format!("{} is pinned to it", name(machine)));

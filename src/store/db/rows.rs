@@ -8,12 +8,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{net::Ipv4Addr, path::Path};
 
 /// The row that a change is about: changes of the same row replace each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Row {
     Lease(Ipv4Addr),
     Machine(Mac),
     Attempt(AttemptId),
     Default,
+    Rule(String),
 }
 
 pub(super) fn row_of(change: &Change) -> Row {
@@ -25,6 +26,8 @@ pub(super) fn row_of(change: &Change) -> Row {
         Change::Attempt(attempt) => Row::Attempt(attempt.id),
         Change::AttemptGone(id) => Row::Attempt(*id),
         Change::Default(_) => Row::Default,
+        Change::Rule(rule) => Row::Rule(rule.name.clone()),
+        Change::RuleGone(name) => Row::Rule(name.clone()),
     }
 }
 
@@ -56,6 +59,10 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
             run("INSERT OR REPLACE INTO settings (name, body) VALUES ('default', ?1)", params![json(target)?])
         }
         Change::Default(None) => run("DELETE FROM settings WHERE name = 'default'", params![]),
+        Change::Rule(rule) => {
+            run("INSERT OR REPLACE INTO rules (name, body) VALUES (?1, ?2)", params![rule.name, json(rule)?])
+        }
+        Change::RuleGone(name) => run("DELETE FROM rules WHERE name = ?1", params![name]),
     }
 }
 
@@ -63,11 +70,14 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
     let default: Vec<BootTarget> = all(conn, path, "settings", "name = 'default'", "name")?;
     let mut attempts: Vec<BootAttempt> = all(conn, path, "attempts", "true", "began, id")?;
     attempts.sort_by_key(|a| a.began());
+    let has_rules = conn.table_exists(None, "rules").map_err(|e| sql_error(path, &e))?;
     Ok(Loaded {
         machines: all(conn, path, "machines", "true", "mac")?,
         leases: all(conn, path, "leases", "true", "addr")?,
         attempts,
         default: default.into_iter().next(),
+        // A database that only reading commands have opened since the program was upgraded lacks it.
+        rules: if has_rules { all(conn, path, "rules", "true", "name")? } else { Vec::new() },
     })
 }
 

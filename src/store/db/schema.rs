@@ -5,14 +5,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::{fs::File, path::Path, time::Duration};
 
 /// Steps from format n to n + 1. Never edit one that was released: add another.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE leases   (addr INTEGER PRIMARY KEY, mac TEXT NOT NULL, body TEXT NOT NULL) STRICT;
     CREATE TABLE machines (mac TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE attempts (id TEXT PRIMARY KEY, mac TEXT NOT NULL, began INTEGER NOT NULL,
                            body TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE settings (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE INDEX attempts_began ON attempts (began);
-"];
+",
+    "
+    CREATE TABLE rules    (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+",
+];
 
 /// `PRST` in `application_id`, so that another program's database is not taken for ours.
 const APPLICATION_ID: i64 = 0x5052_5354;

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use super::*;
 use crate::{
-    model::{AttemptId, ClientKey, Digest, LeaseState, Mac, Stage, StageEvent, Verdict},
+    model::{AttemptId, ClientKey, Digest, LeaseState, Mac, SelectorRule, Stage, StageEvent, Verdict},
     store::testing::TempDir,
 };
 use proptest::prelude::*;
@@ -41,6 +41,10 @@ fn attempt(n: u8) -> BootAttempt {
     a
 }
 
+fn rule(name: &str) -> SelectorRule {
+    SelectorRule { name: name.into(), selector: "rack=a1".into(), target: BootTarget::Local, created: 7 }
+}
+
 fn open(dir: &TempDir) -> (Db, Loaded) {
     Db::open(dir.path()).unwrap()
 }
@@ -59,6 +63,8 @@ fn everything_comes_back_after_a_restart() {
         Change::Attempt(attempt(2)),
         Change::Attempt(attempt(1)),
         Change::Default(default.clone()),
+        Change::Rule(rule("b")),
+        Change::Rule(rule("a")),
     ];
     db.enqueue(all).wait().unwrap();
     drop(db);
@@ -68,6 +74,7 @@ fn everything_comes_back_after_a_restart() {
         leases: vec![lease(1, 10), lease(2, 10)],
         attempts: vec![attempt(1), attempt(2)],
         default,
+        rules: vec![rule("a"), rule("b")],
     };
     assert_eq!(loaded, expected);
     assert_eq!(Db::open_read_only(dir.path()).unwrap(), Some(expected), "beside the running service");
@@ -76,12 +83,14 @@ fn everything_comes_back_after_a_restart() {
         Change::MachineGone(mac(1)),
         Change::AttemptGone(AttemptId(1)),
         Change::Default(None),
+        Change::RuleGone("a".into()),
         Change::Lease(lease(2, 11)),
     ];
     db.enqueue(gone).wait().unwrap();
     drop(db);
     let loaded = open(&dir).1;
     assert_eq!(loaded.leases, vec![lease(2, 11)]);
+    assert_eq!(loaded.rules, vec![rule("b")]);
     assert_eq!(
         (loaded.machines, loaded.attempts, loaded.default),
         (vec![machine(2)], vec![attempt(2)], None)
