@@ -46,6 +46,15 @@ pub enum CopyError {
     Write(io::Error),
 }
 
+impl CopyError {
+    /// What the system said, whichever side it was.
+    pub fn into_io(self) -> io::Error {
+        match self {
+            CopyError::Read(e) | CopyError::Write(e) => e,
+        }
+    }
+}
+
 /// Copies `from` to its end into `to`. Keeps the first `head` bytes; tells `seen` of every part.
 pub fn copy(
     mut from: impl Read,

@@ -7,6 +7,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod modules;
 pub mod progress;
+pub mod source;
 pub mod squashfs;
 pub mod verify;
 pub mod verity;
