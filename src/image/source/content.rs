@@ -8,26 +8,20 @@ use std::{
     sync::Arc,
 };
 
-/// What tells that a file was changed or replaced.
+/// What tells that a file's contents were changed, or another put in its place. The time of its last
+/// status change isn't in it: who moves or unlinks an archive while it is read does no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     dev: u64,
     ino: u64,
     len: u64,
     mtime: (i64, i64),
-    ctime: (i64, i64),
 }
 
 impl Stamp {
     pub fn of(file: &File) -> io::Result<Stamp> {
         let m = file.metadata()?;
-        Ok(Stamp {
-            dev: m.dev(),
-            ino: m.ino(),
-            len: m.len(),
-            mtime: (m.mtime(), m.mtime_nsec()),
-            ctime: (m.ctime(), m.ctime_nsec()),
-        })
+        Ok(Stamp { dev: m.dev(), ino: m.ino(), len: m.len(), mtime: (m.mtime(), m.mtime_nsec()) })
     }
 
     pub fn of_stat(s: &rustix::fs::Stat) -> Stamp {
@@ -38,7 +32,6 @@ impl Stamp {
             ino: s.st_ino as u64,
             len: s.st_size as u64,
             mtime: (s.st_mtime as i64, s.st_mtime_nsec as i64),
-            ctime: (s.st_ctime as i64, s.st_ctime_nsec as i64),
         }
     }
 }

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn lengths_that_lie_are_refused() {
         for bad in
-            ["99 path=a\n", "5 path=a\n", "0 path=a\n", "x path=a\n", "10 path=a\n", "8 patha\n", "9 path=a"]
+            ["99 path=a\n", "5 path=a\n", "0 path=a\n", "x path=a\n", "11 path=a\n", "8 patha\n", "9 path=a"]
         {
             assert!(Records::default().read(bad.as_bytes()).is_err(), "{bad:?}");
         }
