@@ -56,6 +56,17 @@ impl Config {
                     .allowed("1 to 65535; 8080 by default"),
             );
         }
+        for (table, key, port, allowed) in [
+            ("tftp", "port", self.tftp.port, "1 to 65535; firmware asks 69 and no other"),
+            ("api", "listen", self.api.listen.port(), "an address with a port, as in \"127.0.0.1:8081\""),
+        ] {
+            if port == 0 {
+                let at = span_of(text, &[table], None, key);
+                out.push(
+                    Problem::at(text, at, "with port 0 nobody would know where to ask").allowed(allowed),
+                );
+            }
+        }
         let http = std::net::IpAddr::V4(self.http.listen);
         let same = self.api.listen.port() == self.http.port
             && (http.is_unspecified()
@@ -79,17 +90,28 @@ impl Config {
     }
 
     fn path_problems(&self, text: &str, out: &mut Vec<Problem>) {
-        if self.state_dir.as_os_str().is_empty() {
-            out.push(
-                Problem::at(text, span_of(text, &[], None, "state_dir"), "state_dir is empty")
-                    .allowed("a folder, /var/lib/pristine by default"),
-            );
+        let empty = |path: Option<&std::path::Path>| path.is_some_and(|p| p.as_os_str().is_empty());
+        for (table, key, path, allowed) in [
+            (&[][..], "state_dir", Some(self.state_dir.as_path()), "a folder, /var/lib/pristine by default"),
+            (&["nbp"], "dir", self.nbp.dir.as_deref(), "a folder, <state_dir>/nbp by default"),
+            (
+                &["api"],
+                "token_file",
+                self.api.token_file.as_deref(),
+                "a file, <state_dir>/api-token by default",
+            ),
+        ] {
+            if empty(path) {
+                let at = span_of(text, table, None, key);
+                out.push(Problem::at(text, at, format!("{key} is empty")).allowed(allowed));
+            }
         }
     }
 
     fn bound_problems(&self, text: &str, out: &mut Vec<Problem>) {
         let b = &self.bounds;
         for (key, value, most) in [
+            ("leases_per_mac", b.leases_per_mac, 1_000_000),
             ("machines", b.machines, 10_000_000),
             ("strangers", b.strangers, 10_000_000),
             ("attempts_per_machine", b.attempts_per_machine, 10_000),
@@ -152,9 +174,9 @@ impl Config {
             let i = self.subnets.iter().rposition(|s| s.get_ref().network == network)?;
             span_of(text, &["subnet"], Some(i), key)
         };
-        let reservation = |address: Ipv4Addr| {
+        let reservation = |address: Ipv4Addr, key: &str| {
             let i = self.reservations.iter().rposition(|r| r.get_ref().address == address)?;
-            span_of(text, &["reservation"], Some(i), "address")
+            span_of(text, &["reservation"], Some(i), key)
         };
         match error {
             SiteError::SubnetsOverlap(_, network) => subnet(*network, "network"),
@@ -166,10 +188,10 @@ impl Config {
             SiteError::RouterOutside(network, _) => subnet(*network, "routers"),
             SiteError::BadValue { network, key, .. } => subnet(*network, key),
             SiteError::BadOption { network, .. } => subnet(*network, "options"),
-            SiteError::BadReservation { address, .. } | SiteError::ReservedTwice(address) => {
-                reservation(*address)
+            SiteError::BadReservation { address, key, .. } => reservation(*address, key),
+            SiteError::ReservedTwice(address) | SiteError::TwoForOne(_, address, _) => {
+                reservation(*address, "address")
             }
-            SiteError::TwoForOne(_, address, _) => reservation(*address),
             SiteError::OutOfRange { key, .. } => match key.split_once('.') {
                 Some((table, key)) => span_of(text, &[table], None, key),
                 None => span_of(text, &["dhcp"], None, key),

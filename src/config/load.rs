@@ -3,7 +3,7 @@
 
 use super::Config;
 use crate::model::nearest;
-use std::{fmt, ops::Range, path::Path, path::PathBuf};
+use std::{fmt, io::ErrorKind, ops::Range, path::Path, path::PathBuf};
 
 /// One thing that is wrong in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +30,14 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("can't read the configuration {}: {source}\n  help: name another file with --config, or serve a flat network without one: pristine serve --interface <name>", path.display())]
+    #[error("can't read the configuration {}: {source}\n  help: {help}", path.display())]
     Unreadable {
         /// Which file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+        /// What to do.
+        help: &'static str,
     },
     /// The file says something that can't be.
     #[error("{}", render(path, problems))]
@@ -51,7 +53,16 @@ impl Config {
     /// Reads and checks `path`.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            .map_err(|source| ConfigError::Unreadable {
+                path: path.to_owned(),
+                help: match source.kind() {
+                    ErrorKind::InvalidData => "it is not text in UTF-8: is it the right file?",
+                    ErrorKind::IsADirectory => "it is a folder: name the file in it",
+                    ErrorKind::PermissionDenied => "run this as a user who may read it, or with sudo",
+                    _ => "name another file with --config, or serve a flat network without one: pristine serve --interface <name>",
+                },
+                source,
+            })?;
         Config::parse(&text, path)
     }
 
@@ -155,11 +166,27 @@ fn explain(text: &str, error: &toml::de::Error) -> Problem {
     } else if let Some((wrong, expected)) = message.split_once(", expected ") {
         problem.message = wrong.to_owned();
         problem.allowed = Some(in_words(expected));
+        if wrong == "invalid type: map" && expected == "a sequence" {
+            let key = problem.key.as_deref().map_or("", last);
+            problem.message = "one table where several may stand".to_owned();
+            problem.allowed = Some(format!("[[{key}]], with two brackets, once for each"));
+        }
+    } else if message == "wanted string or table" {
+        problem.message = "not a text".to_owned();
+        problem.allowed = error.span().and_then(|span| words_at(text, span));
     } else if message.ends_with("address syntax") {
         let example = if message.contains("socket") { "127.0.0.1:8081" } else { "192.168.7.1" };
         problem.allowed = Some(format!("an address, as in \"{example}\""));
     }
     problem
+}
+
+/// The words that may stand at `span`: asked of the code itself, by one that can't.
+fn words_at(text: &str, span: Range<usize>) -> Option<String> {
+    let with_another = format!("{}\"?\"{}", text.get(..span.start)?, text.get(span.end..)?);
+    let error = toml::from_str::<Config>(&with_another).err()?;
+    let (_, words) = error.message().split_once("expected")?;
+    Some(words.split('`').skip(1).step_by(2).collect::<Vec<_>>().join(", "))
 }
 
 /// Names of Rust's types as what a person may write.
@@ -168,9 +195,10 @@ fn in_words(expected: &str) -> String {
         "u8" => "a whole number from 0 to 255".to_owned(),
         "u16" => "a whole number from 0 to 65535".to_owned(),
         "u32" | "u64" | "usize" => "a whole number, 0 or more".to_owned(),
-        "a string" => "a text in quotes".to_owned(),
+        "a string" | "path string" => "a text in quotes".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "a list, as in [\"a\", \"b\"]".to_owned(),
+        other if other.starts_with("struct ") => "a table: its name in brackets, then its keys".to_owned(),
         other => other.to_owned(),
     }
 }

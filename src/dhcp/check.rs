@@ -65,6 +65,8 @@ pub enum SiteError {
     BadReservation {
         /// Its address.
         address: Ipv4Addr,
+        /// The key that is wrong.
+        key: &'static str,
         /// What is wrong, and what to do.
         problem: &'static str,
     },
@@ -141,8 +143,8 @@ impl Site {
             if !addresses.insert(address) {
                 wrong.push(SiteError::ReservedTwice(address));
             }
-            if let Some(problem) = self.reservation_problem(r) {
-                wrong.push(SiteError::BadReservation { address, problem });
+            if let Some((key, problem)) = self.reservation_problem(r) {
+                wrong.push(SiteError::BadReservation { address, key, problem });
                 continue;
             }
             let Some(subnet) = self.subnets.iter().find(|s| s.network.contains(address)) else { continue };
@@ -156,29 +158,41 @@ impl Site {
         }
     }
 
-    fn reservation_problem(&self, r: &Reservation) -> Option<&'static str> {
+    fn reservation_problem(&self, r: &Reservation) -> Option<(&'static str, &'static str)> {
         let Some(subnet) = self.subnets.iter().find(|s| s.network.contains(r.address)) else {
-            return Some("the address is in none of the configured subnets: write a [[subnet]] that has it");
+            let words = "the address is in none of the configured subnets: write a [[subnet]] that has it";
+            return Some(("address", words));
         };
-        if !subnet.network.hosts().contains(r.address) {
-            return Some("it is the subnet's network or broadcast address, which no machine can have");
-        }
-        if subnet.routers.contains(&r.address) {
-            return Some("the address is the subnet's router's");
-        }
-        if r.mac.is_none() && r.client_id.is_none() {
-            return Some("it names no machine: set mac or client_id");
-        }
-        if r.mac.is_some_and(|m| !m.is_usable()) {
-            return Some("its mac is zero or a group address, which no machine has");
-        }
-        if r.client_id.as_ref().is_some_and(|i| i.0.len() < 2) {
-            return Some("its client_id is too short: it has 2 bytes or more, the type byte first");
-        }
-        if r.hostname.as_deref().is_some_and(|h| !is_name(h)) {
-            return Some("its hostname is not a host name: letters, digits, hyphens and dots");
-        }
-        None
+        let id_is_short = r.client_id.as_ref().is_some_and(|i| i.0.len() < 2);
+        let checks = [
+            (
+                !subnet.network.hosts().contains(r.address),
+                "address",
+                "it is the subnet's network or broadcast address, which no machine can have",
+            ),
+            (subnet.routers.contains(&r.address), "address", "the address is the subnet's router's"),
+            (
+                r.mac.is_none() && r.client_id.is_none(),
+                "address",
+                "it names no machine: set mac or client_id",
+            ),
+            (
+                r.mac.is_some_and(|m| !m.is_usable()),
+                "mac",
+                "its mac is zero or a group address, which no machine has",
+            ),
+            (
+                id_is_short,
+                "client_id",
+                "its client_id is too short: it has 2 bytes or more, the type byte first",
+            ),
+            (
+                r.hostname.as_deref().is_some_and(|h| !is_name(h)),
+                "hostname",
+                "its hostname is not a host name: letters, digits, hyphens and dots",
+            ),
+        ];
+        checks.into_iter().find(|(wrong, ..)| *wrong).map(|(_, key, words)| (key, words))
     }
 }
 
@@ -232,6 +246,13 @@ fn subnet(s: &Subnet, wrong: &mut Vec<SiteError>) {
     }
     if s.routes.len() > 28 {
         bad("routes", format!("{} routes", s.routes.len()), "is too long a list: at most 28 fit");
+    }
+    for route in s.routes.iter().filter(|r| !r.via.is_unspecified() && !hosts.contains(r.via)) {
+        bad(
+            "routes",
+            format!("{} via {}", route.to, route.via),
+            "has a next hop that is not one of the subnet's host addresses: clients could not reach it",
+        );
     }
     if let Some(lease) = s.lease.filter(|l| l.0 < 10 || l.0 == u32::MAX) {
         bad("lease", lease.0.to_string(), "is out of range: 10 seconds or more");
