@@ -233,7 +233,8 @@ impl Client {
                 match (&mut lines).take(MAX_LINE).read_until(b'\n', &mut line) {
                     Ok(0) => return None,
                     Ok(_) => {}
-                    Err(e) => return Some(Err(broken(&url, e))),
+                    // Killed, or gone from the network: for the one who watches, it ended.
+                    Err(_) => return None,
                 }
                 let text = line.trim_ascii();
                 if !text.is_empty() {
@@ -365,6 +366,23 @@ mod tests {
         let text = client.machines(None).unwrap_err().to_string();
         assert!(text.starts_with(&format!("no answer from http://127.0.0.1:{port}: ")), "{text}");
         assert!(text.ends_with("Start it with `pristine serve`, or name another with --api"), "{text}");
+    }
+
+    /// A service that is killed breaks the stream off in the middle.
+    #[test]
+    fn a_live_view_that_is_broken_off_has_ended() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let killed = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+            while head.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            let begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n\n\n\r\n";
+            io::Write::write_all(&mut stream, begun).unwrap();
+        });
+        let client = Client::with_token(&url, &"0".repeat(64)).unwrap();
+        assert!(client.watch().unwrap().next().is_none());
+        killed.join().unwrap();
     }
 
     #[test]

@@ -15,7 +15,7 @@ const RANDOM: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file can't be read or made.
-    #[error("can't {what} the API token {}: {source}\n  help: give the service's user that folder, or set [api] token_file", path.display())]
+    #[error("can't {what} the API token {}: {source}\n  help: {}", path.display(), what_to_do(source))]
     Io {
         /// `read` or `make`.
         what: &'static str,
@@ -38,6 +38,13 @@ pub enum TokenError {
     /// No randomness.
     #[error("no randomness for an API token: {0}")]
     Random(String),
+}
+
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that disk",
+        _ => "give the service's user that folder, or set [api] token_file",
+    }
 }
 
 /// The token, kept as its digest: enough to compare, useless to whoever reads our memory.

@@ -54,20 +54,25 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         Rule::Selector => format!("a selector rule says {}", short(&e.target)),
         _ => "doesn't apply: none picks this machine (`pristine rule list`)".to_owned(),
     };
+    let has_default = default.target.is_some();
     let default = match (&default.target, &e.rule) {
         (_, Rule::Pin | Rule::Selector) => "not asked: a rule before it applies".to_owned(),
         (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
         (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
         (Some(target), Rule::Unknown) => {
-            format!("doesn't apply to this machine, though it is {}: see the next rule", short(target))
+            format!("not asked, though it is {}: no operator has touched this machine", short(target))
         }
     };
     let unknown = match e.rule {
         Rule::Unknown => format!("`unknown` of the configuration says {}", short(&e.target)),
         _ => "not asked: a rule before it applies".to_owned(),
     };
-    let rules =
+    let mut rules =
         [(Rule::Pin, pin), (Rule::Selector, selector), (Rule::Default, default), (Rule::Unknown, unknown)];
+    if e.rule == Rule::Unknown && has_default {
+        // What the configuration says of strangers goes before the default.
+        rules.swap(2, 3);
+    }
     for (rule, why) in rules {
         out.push_str(&format!("{} {:<8} {why}\n", used(&rule), rule_name(&rule)));
     }
@@ -108,6 +113,15 @@ mod tests {
             nbp: None,
             leases: Vec::new(),
         };
+        let default = Assigned { target: Some(BootTarget::Local), image: None };
+        let shown = words(&e, &default);
+        let ruled = shown.split("first that applies wins:\n").nth(1).unwrap();
+        let order: Vec<_> = ruled.lines().take(4).map(|l| l[3..11].trim_end()).collect();
+        assert_eq!(
+            order,
+            ["pin", "rule", "unknown", "default"],
+            "the one that wins before the one that it beats"
+        );
         assert_eq!(
             words(&e, &Assigned::default()),
             "52:54:00:00:00:01 would get: discover\n\

@@ -129,7 +129,7 @@ fn list(machines: &[Machine], tags: &text::Tags, now: i64) -> String {
             m.firmware.map_or_else(|| "-".into(), text::firmware),
             m.pin.as_ref().map_or_else(|| "-".into(), |p| tags.target(p)),
             m.last_healthy.map_or_else(|| "-".into(), |d| tags.image(d)),
-            text::ago(now - m.last_seen),
+            if m.was_seen() { text::ago(now - m.last_seen) } else { "never".into() },
         ]);
     }
     table.render()
@@ -140,6 +140,10 @@ fn show(m: &Machine, tags: &text::Tags, now: i64) -> String {
     let labels: Vec<String> = m.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let others: Vec<String> = m.other_macs.iter().map(Mac::to_string).collect();
     let join = |v: Vec<String>| if v.is_empty() { "-".to_owned() } else { v.join(", ") };
+    let last_seen = match m.was_seen() {
+        true => format!("{} ({} ago)", text::time(m.last_seen), text::ago(now - m.last_seen)),
+        false => "never".to_owned(),
+    };
     text::pairs(&[
         ("MAC", m.mac.to_string()),
         ("other MACs", join(others)),
@@ -155,7 +159,7 @@ fn show(m: &Machine, tags: &text::Tags, now: i64) -> String {
         ("pin", m.pin.as_ref().map_or_else(|| "none: the site's default".into(), |p| tags.target(p))),
         ("running", m.running.map_or_else(|| "-".into(), |d| tags.image(d))),
         ("last healthy", m.last_healthy.map_or_else(|| "-".into(), |d| tags.image(d))),
-        ("first seen", text::time(m.first_seen)),
-        ("last seen", format!("{} ({} ago)", text::time(m.last_seen), text::ago(now - m.last_seen))),
+        ("first seen", if m.was_seen() { text::time(m.first_seen) } else { "never".into() }),
+        ("last seen", last_seen),
     ])
 }

@@ -9,7 +9,7 @@ use clap::Args;
 pub struct Pin {
     /// MAC or hostname; a MAC that was never seen is put on record
     machine: String,
-    /// name:version or a digest; or local, ignore, discover
+    /// name:version or a digest; or local (its own disk), ignore (not booted), discover (waits for an operator)
     image: String,
 }
 
@@ -23,7 +23,7 @@ pub struct Unpin {
 /// Show or set what machines boot that have no pin and that no rule picks.
 #[derive(Debug, Args)]
 pub struct Default {
-    /// name:version or a digest; or local, ignore, discover. Shows the default where left out
+    /// name:version or a digest; or local (their own disk), ignore (not booted), discover (wait for an operator). Shows the default where left out
     image: Option<String>,
     /// Have no default
     #[arg(long, conflicts_with = "image")]

@@ -42,7 +42,7 @@ fn words(status: &Body) -> String {
     out
 }
 
-/// Nested counters as dotted names; noughts are left out, but where nothing else is there.
+/// Nested counters as dotted names; what is not there (`null`) is left out.
 fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
     let named = |k: &str| if prefix.is_empty() { k.to_owned() } else { format!("{prefix}.{k}") };
     match value {

@@ -28,6 +28,8 @@ pub(super) struct Asker {
     pub(super) os: bool,
     pub(super) known: bool,
     pub(super) link: u32,
+    /// Our address on that link: nobody gets it, not even by a reservation.
+    pub(super) ours: Ipv4Addr,
     /// Option 50.
     pub(super) wanted: Option<Ipv4Addr>,
 }
@@ -55,7 +57,7 @@ impl Leases {
 
     /// The address is one that this client may have at all: in the pool, or reserved for it.
     pub(super) fn permitted(&self, site: &Site, subnet: &Subnet, asker: &Asker, addr: Ipv4Addr) -> bool {
-        if !subnet.network.contains(addr) {
+        if !subnet.network.contains(addr) || addr == asker.ours {
             return false;
         }
         match site.reserved(addr) {

@@ -40,6 +40,17 @@ impl FlatLinks {
         true
     }
 
+    /// False for a link whose network clashes with another link's: who asks there must not be given an
+    /// address of that one.
+    pub fn serves(&self, link: &str) -> bool {
+        let Some(own) = self.0.iter().find(|l| l.name == link) else { return true };
+        // As long a list as the configuration has interfaces in full mode: a handful.
+        let before = self.0.iter().take_while(|l| l.name != link);
+        !before
+            .into_iter()
+            .any(|l| l.network != own.network && l.network.overlaps(own.network) && self.serves(&l.name))
+    }
+
     /// The subnets of all links, and the links that get none. Two links on one network (a second
     /// cable) share a subnet.
     pub fn subnets(&self) -> (Vec<Subnet>, Vec<FlatClash>) {
@@ -100,6 +111,12 @@ mod tests {
         assert_eq!(subnets.len(), 1);
         let named = (clashes[0].link.as_str(), clashes[0].other.to_string());
         assert_eq!(named, ("eth2", "198.18.0.0/16".to_owned()));
+        assert!(links.serves("eth1") && !links.serves("eth2"));
+        links.set("eth3", ip("198.18.7.2"), 24);
+        assert!(!links.serves("eth3"), "nor does its second cable");
+        links.set("eth1", ip("198.19.0.1"), 16);
+        assert!(links.serves("eth2") && links.serves("eth3"), "until the other one goes away");
+        links.set("eth1", ip("198.18.0.1"), 16);
         assert!(Site { subnets, ..Site::default() }.check().is_empty());
     }
 

@@ -95,7 +95,7 @@ fn judge(
         return Verdict::Ack;
     }
     // An operator who reserves another address for a machine wants it to move.
-    let reserved = leases.reservation(site, subnet, asker).filter(|a| *a != addr);
+    let reserved = leases.reservation(site, subnet, asker).filter(|a| *a != addr && *a != asker.ours);
     if reserved.is_some_and(|a| leases.open_to(asker, a, now)) {
         return Verdict::Nak("another address is reserved for you");
     }

@@ -93,7 +93,15 @@ pub fn respond(
     let Some(subnet) = ctx.subnet() else { return Outcome::silent(Reason::NoSubnet) };
     let key = req.client_key();
     let os = ctx.client.kind == ClientKind::Other && is_os_id(&key, req.mac());
-    let asker = Asker { mac: req.mac(), key, os, known, link: link.index, wanted: req.requested_ip() };
+    let asker = Asker {
+        mac: req.mac(),
+        key,
+        os,
+        known,
+        link: link.index,
+        ours: link.server.ip,
+        wanted: req.requested_ip(),
+    };
     match message {
         MessageType::Discover => discover(&ctx, leases, subnet, &asker, probed),
         MessageType::Request => request::request(&ctx, leases, subnet, &asker),

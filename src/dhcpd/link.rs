@@ -86,7 +86,9 @@ impl Served {
             Ok(usable) => usable,
             Err(why) => {
                 let said = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if said.as_ref().err() != Some(&why) {
+                // What stands in brackets (which others there are) changes with every other interface.
+                let gist = |why: &str| why.split(" (").next().map(str::to_owned);
+                if said.err().and_then(|said| gist(&said)) != gist(&why) {
                     tracing::warn!("interface {name} {why}: DHCP is not served on it until that changes");
                 }
                 self.set_state(Err(why));

@@ -1,7 +1,7 @@
 //! The host itself: rights, clock, disk, state folder, firewall.
 
 use super::Check;
-use crate::config::Config;
+use crate::{config::Config, store::db::Db};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -92,6 +92,11 @@ fn state_folder(config: &Config) -> Vec<Check> {
     let writable = rustix::fs::access(&there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     let name = "state folder";
     out.push(match (writable, dir.is_dir()) {
+        _ if !there.is_dir() => Check::fail(
+            name,
+            format!("{} is not a folder", there.display()),
+            "move it away, or set state_dir",
+        ),
         (Err(e), _) => Check::fail(
             name,
             format!("{} can't be written: {e}", there.display()),
@@ -107,6 +112,7 @@ fn state_folder(config: &Config) -> Vec<Check> {
             _ => Check::ok(name, format!("{} is there and can be written", dir.display())),
         },
     });
+    out.extend(database(dir));
     let token = config.token_file();
     if let Ok(meta) = fs::metadata(&token)
         && meta.permissions().mode() & 0o077 != 0
@@ -138,6 +144,19 @@ fn state_folder(config: &Config) -> Vec<Check> {
         }
     }
     out
+}
+
+/// Whether the next start could read what the last one wrote.
+fn database(dir: &Path) -> Option<Check> {
+    let name = "state database";
+    match Db::open_read_only(dir) {
+        Ok(None) => None,
+        Ok(Some(on_record)) => Some(Check::ok(
+            name,
+            format!("{} machines, {} leases on record", on_record.machines.len(), on_record.leases.len()),
+        )),
+        Err(error) => Some(Check::fail(name, error.to_string(), "the service will not start before that")),
+    }
 }
 
 /// The folder itself, or the nearest one above it that exists.
@@ -189,7 +208,9 @@ fn unnamed_ports(rules: &str, ports: &[u16]) -> Option<Vec<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::{super::Level, *};
+    use crate::store::testing::TempDir;
 
     #[test]
     fn capabilities_are_read_by_their_bits() {
@@ -197,6 +218,20 @@ mod tests {
         let missing: Vec<_> = missing_capabilities(1 << 10 | 1 << 12).iter().map(|m| m.1).collect();
         assert_eq!(missing, ["CAP_NET_RAW"]);
         assert_eq!(missing_capabilities(0).len(), 3);
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_folder_and_a_damaged_database_are_named() {
+        let dir = TempDir::new();
+        let at = |state_dir: PathBuf| state_folder(&Config { state_dir, ..Config::default() });
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        assert!(at(file).iter().any(|c| c.level == Level::Fail && c.found.ends_with("is not a folder")));
+        let state = dir.path().to_owned();
+        assert!(at(state.clone()).iter().all(|c| c.name != "state database"), "none is no fault");
+        fs::write(state.join("pristine.db"), "garbage").unwrap();
+        let found = at(state).into_iter().find(|c| c.name == "state database").unwrap();
+        assert!(found.level == Level::Fail && found.found.contains("is damaged"), "{found:?}");
     }
 
     #[test]

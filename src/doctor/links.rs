@@ -7,12 +7,12 @@ use crate::{
     dhcpd,
     sys::links::{self, Interface},
 };
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 /// How long other servers have to answer.
 const LISTEN: Duration = Duration::from_secs(3);
 
-pub async fn checks(config: &Config) -> Vec<Check> {
+pub async fn checks(config: &Config, service: Option<u32>) -> Vec<Check> {
     let links = match links::interfaces() {
         Ok(links) => links,
         Err(e) => return vec![Check::fail("interfaces", e.to_string(), "run this on the provisioning host")],
@@ -30,7 +30,12 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         let link = links.iter().find(|l| l.name == interface.name);
         out.push(state(config, interface, link));
         if link.is_some_and(|l| l.up && l.carrier) {
-            out.push(others(interface).await);
+            // By another cable to the same network our own service answers as well.
+            let ours: Vec<Ipv4Addr> = match service {
+                Some(_) => links.iter().flat_map(|l| &l.ipv4).map(|(ip, _)| *ip).collect(),
+                None => Vec::new(),
+            };
+            out.push(others(interface, &ours).await);
         }
     }
     out
@@ -70,17 +75,18 @@ fn state(config: &Config, interface: &config::Interface, link: Option<&Interface
     Check::ok(name, format!("up, {ip}/{len}"))
 }
 
-async fn others(interface: &config::Interface) -> Check {
+async fn others(interface: &config::Interface, ours: &[Ipv4Addr]) -> Check {
     let name = format!("other DHCP servers on {}", interface.name);
     let found = match dhcpd::detect_other_servers(&interface.name, LISTEN).await {
         Ok(found) => found,
         Err(e) => return Check::warn(name, format!("can't be looked for: {e}"), "run this as root"),
     };
-    let list: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let found = found.iter().filter(|ip| !ours.contains(ip));
+    let list: Vec<String> = found.map(ToString::to_string).collect();
     match (interface.mode, list.is_empty()) {
         (Mode::Full, false) => Check::fail(
             name,
-            format!("{} answers", list.join(", ")),
+            format!("{} answer{}", list.join(", "), if list.len() == 1 { "s" } else { "" }),
             "machines take whichever answers first: stop it, or set mode = \"proxy\" for this interface",
         ),
         (Mode::Proxy, true) => Check::warn(

@@ -60,7 +60,7 @@ impl Check {
 pub async fn examine(config: &Config) -> Vec<Check> {
     let service = host::service_pid(&config.state_dir);
     let mut checks = host::checks(config, service);
-    checks.extend(links::checks(config).await);
+    checks.extend(links::checks(config, service).await);
     checks.extend(ports::checks(config, service));
     checks.extend(content::checks(config));
     checks

@@ -33,7 +33,7 @@ pub enum Firmware {
     /// SeaBIOS and QEMU's iPXE ROM, which runs the boot script itself.
     Bios,
     /// The same parts, but the switch makes the ROM's questions look like a vendor's PXE ROM
-    /// ([`Net::dress_as_vendor_rom`]): it is given `undionly.kpxe` by TFTP, hands over to it, and
+    /// (`nft` rewrites two options): it is given `undionly.kpxe` by TFTP, hands over to it, and
     /// that drives the NIC through the ROM's UNDI and asks again.
     Undionly,
     /// OVMF's own PXE client.

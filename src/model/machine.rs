@@ -30,8 +30,8 @@ impl fmt::Display for BootTarget {
     }
 }
 
-/// Which rule chose the boot target. Precedence: the pin; then, for a machine that no operator has
-/// touched, `unknown = "ignore"` or `"discover"`; then the default; then the waiting screen.
+/// Which rule chose the boot target. Precedence: the pin; then a selector rule; then, for a machine that
+/// no operator has touched, `unknown = "ignore"` or `"discover"`; then the default; then the waiting screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
@@ -100,7 +100,7 @@ pub struct Machine {
     /// Counts changes of what it would boot: a script carries it, so that one boot can't straddle
     /// a re-pointing.
     pub generation: u64,
-    /// First packet.
+    /// First packet; 0 for one that an operator named before it was ever heard of.
     pub first_seen: Millis,
     /// Latest packet or report, coarse: written at most once a minute.
     pub last_seen: Millis,
@@ -113,6 +113,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether it was ever heard of.
+    pub fn was_seen(&self) -> bool {
+        self.last_seen > 0
+    }
+
     /// A machine of which nothing but its MAC is known.
     pub fn new(mac: Mac, now: Millis) -> Machine {
         Machine {

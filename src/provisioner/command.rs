@@ -183,7 +183,6 @@ impl Provisioner {
         change: impl FnOnce(&State, &mut Machine) -> Result<(), CommandError>,
     ) -> Result<Mac, CommandError> {
         let (before, after, commit) = {
-            let now = self.now();
             let mut fx = Effects::default();
             let mut locked = self.state();
             let state = &mut *locked;
@@ -191,7 +190,7 @@ impl Provisioner {
             let seen = state.machines.get(mac).cloned();
             let mut machine = match seen {
                 Some(machine) => machine,
-                None if create => Machine::new(mac, now),
+                None if create => Machine::new(mac, 0),
                 None => return Err(no_machine(state, key)),
             };
             let known = state.machines.is_known(machine.mac);

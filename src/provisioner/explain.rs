@@ -15,7 +15,7 @@ impl Provisioner {
         let state = self.state();
         let mac = find(&state, key)?;
         let found = state.machines.get(mac).cloned();
-        let seen = found.is_some();
+        let seen = found.as_ref().is_some_and(Machine::was_seen);
         let machine = found.unwrap_or_else(|| Machine::new(mac, now));
         let method = match machine.firmware.is_some_and(|f| f.is_http()) {
             true => BootMethod::Http,

@@ -46,6 +46,13 @@ impl Provisioner {
         let mut locked = self.state();
         let state = &mut *locked;
 
+        let clashes = state.flat.as_ref().is_some_and(|f| !f.serves(&link.name));
+        if clashes && link.mode == dhcp::Mode::Full && req.giaddr().is_unspecified() {
+            let reason = dhcp::Reason::NoSubnet;
+            *state.stats.silent.entry(reason.to_string()).or_default() += 1;
+            let commit = self.hand_on(&locked, fx);
+            return (Action::Silent(reason), commit);
+        }
         let on_record = link.mode != dhcp::Mode::Off && !req.is_probe();
         if on_record {
             state.seen(&client, now, &mut fx);

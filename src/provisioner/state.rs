@@ -114,6 +114,9 @@ impl State {
         if now.saturating_sub(machine.last_seen) >= SEEN_EVERY {
             machine.last_seen = now;
         }
+        if machine.first_seen == 0 {
+            machine.first_seen = now;
+        }
         if boots {
             if let Some(uuid) = client.uuid.filter(|_| machine.uuid.is_none()) {
                 machine.uuid = Some(uuid.iter().map(|b| format!("{b:02x}")).collect());

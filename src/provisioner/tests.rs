@@ -268,7 +268,7 @@ async fn pins_store_digests_outlive_restarts_and_name_the_nearest_image() {
     assert!(e.contains("web:1"), "{e}");
     assert!(w.prov.machine(M).is_err(), "a failed pin makes no machine");
     let got = w.prov.pin(M, "web:1").await.unwrap();
-    assert_eq!((got.seen, got.target), (true, BootTarget::Image { digest: web }));
+    assert_eq!((got.seen, got.target), (false, BootTarget::Image { digest: web }), "pinned, not heard of");
     let patch = MachinePatch { hostname: Some(Some("Node-1".into())), ..MachinePatch::default() };
     w.prov.set_machine(M, patch.clone()).await.unwrap();
     let taken = w.prov.set_machine("52:54:00:00:00:02", patch).await;

@@ -284,7 +284,7 @@ fn some<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Option<String>>
 pub struct Explanation {
     /// The machine, as on record; one never seen has only its MAC.
     pub machine: Machine,
-    /// False for a machine that was never seen.
+    /// False for a machine that was never heard of, be it on record or not.
     pub seen: bool,
     /// What it is assigned.
     pub target: BootTarget,

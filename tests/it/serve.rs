@@ -213,16 +213,20 @@ fn the_doctor_names_what_is_in_the_way() {
     drop(taken);
 
     // With our own service there its ports are no obstacle, but it is seen from another host.
-    let mut serve = Serve::start(&server, &state, &["--interface", "eth0"], None);
-    serve.says("ready: ");
+    // Its own answers by a second cable to the same switch are no other server's.
+    server.plug("sw0", "eth1", None, Some("198.18.3.1/24")).unwrap();
+    let both = ["--interface", "eth0", "--interface", "eth1"];
+    let mut serve = Serve::start(&server, &state, &both, None);
+    serve.says("eth1: serves 198.18.3.0/24 by itself");
     let out = cli(&server, &state, &["doctor", "--interface", "eth0"]);
     let said = text(&out.stdout);
+    assert!(said.contains("none answers"), "{said}");
     assert!(said.contains("held by the running service"), "{said}");
     assert!(!said.contains("taken by"), "{said}");
     let other = net.host("other", "198.18.0.2/24").unwrap();
     let out = cli(&other, &Dir::new("doctor"), &["doctor", "--interface", "eth0"]);
     let said = text(&out.stdout);
-    assert!(said.contains("198.18.0.1 answers"), "{said}");
+    assert!(said.contains("198.18.0.1, 198.18.3.1 answer"), "{said}");
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(serve.stop(), Some(0));
 }

@@ -32,6 +32,17 @@ fn a_reservation_is_its_machines_and_nobody_elses() {
 }
 
 #[test]
+fn our_own_address_goes_to_nobody_not_even_by_a_reservation() {
+    let mut kit = Kit::new();
+    kit.site.reservations = vec![reserved(Some(mac(7)), None, SERVER)];
+    let mut kit = Kit::with(kit.site.clone());
+    let other = kit.obtain(&Packet::discover(mac(7)));
+    assert_ne!(other, SERVER);
+    assert_eq!(kit.reply(&Packet::renewing(mac(7), other)).reply.kind, ReplyKind::Ack, "and may be kept");
+    assert_eq!(kit.reply(&Packet::init_reboot(mac(7), SERVER)).reply.kind, ReplyKind::Nak);
+}
+
+#[test]
 fn a_new_reservation_moves_its_machine_once_the_address_is_free() {
     let mut kit = Kit::new();
     assert_eq!(kit.obtain(&Packet::discover(mac(1))), ip(10));

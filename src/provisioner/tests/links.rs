@@ -43,6 +43,17 @@ async fn a_link_that_gets_its_address_later_is_served_from_then_on() {
 }
 
 #[tokio::test]
+async fn a_link_in_the_midst_of_anothers_network_gives_out_none_of_its_addresses() {
+    let w = flat();
+    w.prov.link_opened(&link());
+    let inside = Link { name: "eth2".into(), prefix_len: 25, ..link_at([198, 18, 0, 129]) };
+    w.prov.link_opened(&inside);
+    let action = ask(&w, &inside, &packet(1, 1, PXE)).await;
+    assert!(matches!(action, Action::Silent(Reason::NoSubnet)), "{action:?}");
+    assert!(w.lease(2, PXE).await.is_some(), "the first link goes on");
+}
+
+#[tokio::test]
 async fn a_link_with_another_address_serves_its_new_network_and_tells_those_of_the_old_one() {
     let w = flat();
     w.prov.link_opened(&link());
