@@ -31,16 +31,20 @@ pub(super) struct BlobQuery {
     boot: String,
 }
 
-/// `GET|HEAD /blobs/<hex>/<any name>`: loaders show the name, we don't care.
+/// `GET|HEAD /blobs/<hex>/<any name>`: loaders show the name, we don't care. `<boot>/<any name>` names the
+/// boot attempt where the name's ending counts (see `netboot::cmdline`).
 pub(super) async fn named_blob<M: Machines>(
     State(app): State<Arc<App<M>>>,
     conn: Extension<Conn>,
-    Path((digest, _)): Path<(String, String)>,
-    query: Query<BlobQuery>,
+    Path((digest, name)): Path<(String, String)>,
+    Query(mut query): Query<BlobQuery>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    blob(State(app), conn, Path(digest), query, method, headers).await
+    if let Some((boot, _)) = name.split_once('/') {
+        query.boot = boot.to_owned();
+    }
+    blob(State(app), conn, Path(digest), Query(query), method, headers).await
 }
 
 /// `GET|HEAD /blobs/<hex>`.

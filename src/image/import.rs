@@ -4,6 +4,7 @@
 use super::{
     copy::{self, Copied, CopyError, Verity},
     initramfs::{self, InitramfsError, Recipe},
+    input::{Input, Opened},
     kernel::{self, Kernel, KernelError},
     progress::Progress,
     squashfs::{self, SquashfsError},
@@ -19,8 +20,7 @@ use crate::{
 };
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -32,13 +32,13 @@ pub struct Import {
     /// What it must run on; by the kernel where it is `None`.
     pub arch: Option<Arch>,
     /// Kernel file.
-    pub kernel: PathBuf,
+    pub kernel: Input,
     /// Initramfs files, in the order in which the loader joins them.
-    pub initramfs: Vec<PathBuf>,
+    pub initramfs: Vec<Input>,
     /// The native initramfs to build, put before the files.
     pub build_initramfs: Option<Recipe>,
-    /// A squashfs.
-    pub rootfs: Option<PathBuf>,
+    /// A squashfs. A foreign image may have what else its own initramfs fetches and reads.
+    pub rootfs: Option<Input>,
     /// Command line template, see `netboot::cmdline`.
     pub cmdline: String,
     /// Operators' labels.
@@ -171,7 +171,7 @@ pub fn import(store: &ImageStore, what: &Import, progress: &dyn Progress) -> Res
     let kernel_blob = sources.kernel.store(store, progress, Verity::No, &mut sealed)?.blob;
     let mut initramfs = Vec::new();
     if let Some(recipe) = &what.build_initramfs {
-        initramfs.push(store_built(store, recipe, (&what.kernel, &kernel), &mut sealed, progress)?);
+        initramfs.push(store_built(store, recipe, (&what.kernel.shown(), &kernel), &mut sealed, progress)?);
     }
     for source in sources.initramfs {
         initramfs.push(source.store(store, progress, Verity::No, &mut sealed)?.blob);
@@ -180,8 +180,8 @@ pub fn import(store: &ImageStore, what: &Import, progress: &dyn Progress) -> Res
     if let Some(source) = sources.rootfs {
         let path = source.path.clone();
         let copied = source.store(store, progress, Verity::Derived, &mut sealed)?;
-        let read = squashfs::check(&copied.head, copied.blob.size);
-        let superblock = read.map_err(|source| ImportError::Rootfs { path: path.clone(), source })?;
+        let read = rootfs_kind(&copied.head, copied.blob.size, what.foreign);
+        let kind = read.map_err(|source| ImportError::Rootfs { path: path.clone(), source })?;
         let tree = copied.tree.ok_or(ImportError::Changed(path))?;
         let blob = store_bytes(store, &tree.bytes, &mut sealed)?;
         let (root_hash, salt, data_blocks) = (tree.root_hash, tree.salt, tree.data_blocks);
@@ -189,8 +189,7 @@ pub fn import(store: &ImageStore, what: &Import, progress: &dyn Progress) -> Res
             blob: copied.blob,
             verity: model::Verity { root_hash, salt, data_blocks, tree: blob },
         });
-        let about = format!("squashfs {}, {} inodes", superblock.compressor, superblock.inodes);
-        provenance.insert("rootfs".into(), about);
+        provenance.insert("rootfs".into(), kind);
     }
     let manifest = Manifest {
         schema: 1,
@@ -236,28 +235,29 @@ fn check_arguments(what: &Import) -> Result<(), ImportError> {
 struct Source {
     what: &'static str,
     path: PathBuf,
-    file: File,
+    file: Opened,
     size: u64,
     head: Vec<u8>,
 }
 
 impl Source {
-    fn open(what: &'static str, path: &Path) -> Result<Source, ImportError> {
-        let read = |source| ImportError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(read)?;
-        let meta = file.metadata().map_err(read)?;
-        if !meta.is_file() {
-            return Err(ImportError::NotAFile(path.to_owned()));
-        }
+    fn open(what: &'static str, input: &Input) -> Result<Source, ImportError> {
+        let path = input.shown();
+        let read = |source| ImportError::Read { path: path.clone(), source };
+        let mut file = input.open().map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidInput => ImportError::NotAFile(path.clone()),
+            _ => read(e),
+        })?;
         let mut head = Vec::new();
-        (&file).take(kernel::HEAD as u64).read_to_end(&mut head).map_err(read)?;
-        file.rewind().map_err(read)?;
-        Ok(Source { what, path: path.to_owned(), file, size: meta.len(), head })
+        (&mut file).take(kernel::HEAD as u64).read_to_end(&mut head).map_err(read)?;
+        file.rewind();
+        let size = file.size();
+        Ok(Source { what, path, file, size, head })
     }
 
     /// Copies it into the store, where it waits for its name.
     fn store(
-        self,
+        mut self,
         store: &ImageStore,
         progress: &dyn Progress,
         verity: Verity,
@@ -265,7 +265,7 @@ impl Source {
     ) -> Result<Copied, ImportError> {
         let mut to = store.blobs().begin()?;
         let step = progress.begin(self.what, self.size);
-        let copied = copy::copy(&self.file, &mut to, verity, self.head.len(), &|n| step.advance(n));
+        let copied = copy::copy(&mut self.file, &mut to, verity, self.head.len(), &|n| step.advance(n));
         let copied = copied.map_err(|e| match e {
             CopyError::Read(source) => ImportError::Read { path: self.path.clone(), source },
             CopyError::Write(source) => write_error(&to, source),
@@ -299,7 +299,7 @@ impl Sources {
                 .iter()
                 .map(|p| Source::open("initramfs", p))
                 .collect::<Result<_, _>>()?,
-            rootfs: what.rootfs.as_deref().map(|p| Source::open("rootfs", p)).transpose()?,
+            rootfs: what.rootfs.as_ref().map(|p| Source::open("rootfs", p)).transpose()?,
         })
     }
 
@@ -322,7 +322,7 @@ impl Sources {
         }
         // Debian's or dracut's would find no root and end in a shell on the console.
         if let (false, None, [first, ..]) = (what.foreign, &what.build_initramfs, self.initramfs.as_slice()) {
-            let found = self.initramfs.iter().map(|i| initramfs::holds_our_init(&i.file));
+            let found = self.initramfs.iter().map(|i| initramfs::holds_our_init(i.file.file()));
             let found = found.collect::<io::Result<Vec<bool>>>();
             let found = found.map_err(|source| ImportError::Read { path: first.path.clone(), source })?;
             if !found.contains(&true) {
@@ -334,11 +334,23 @@ impl Sources {
         if let Some(r) = &self.rootfs {
             // One block has no tree to hang on; `init` takes two or more.
             let small = !what.foreign && r.size <= super::verity::BLOCK as u64;
-            squashfs::check(&r.head, r.size)
+            rootfs_kind(&r.head, r.size, what.foreign)
                 .and_then(|read| if small { Err(SquashfsError::TooSmall) } else { Ok(read) })
                 .map_err(|source| ImportError::Rootfs { path: r.path.clone(), source })?;
         }
         Ok(kernel)
+    }
+}
+
+/// What a root is, in words. Pristine's `init` mounts a squashfs; what a foreign initramfs fetches may also
+/// be an EROFS, an ISO or a cpio archive.
+fn rootfs_kind(head: &[u8], size: u64, foreign: bool) -> Result<String, SquashfsError> {
+    match squashfs::check(head, size) {
+        Ok(superblock) => Ok(format!("squashfs {}, {} inodes", superblock.compressor, superblock.inodes)),
+        Err(e @ SquashfsError::NotSquashfs { .. }) if foreign => {
+            squashfs::other_root(head).map(str::to_owned).ok_or(e)
+        }
+        Err(e) => Err(e),
     }
 }
 

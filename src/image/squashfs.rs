@@ -121,6 +121,20 @@ pub fn check(head: &[u8], file_size: u64) -> Result<Superblock, SquashfsError> {
     Ok(Superblock { inodes: u32_at(4), block_size, compressor, bytes_used })
 }
 
+/// What else the initramfs of another system takes for its root, in words.
+pub fn other_root(head: &[u8]) -> Option<&'static str> {
+    let at = |from: usize, magic: &[u8]| head.get(from..).is_some_and(|rest| rest.starts_with(magic));
+    if at(0x400, b"\xe2\xe1\xf5\xe0") {
+        Some("EROFS")
+    } else if at(0x8001, b"CD001") {
+        Some("ISO 9660")
+    } else if at(0, b"07070") {
+        Some("cpio archive")
+    } else {
+        None
+    }
+}
+
 /// What people give by mistake.
 fn guess(head: &[u8]) -> Option<&'static str> {
     let at = |from: usize, magic: &[u8]| head.get(from..).is_some_and(|rest| rest.starts_with(magic));

@@ -1,8 +1,8 @@
 //! The kernel command line of an image: a template in its manifest, filled in for one machine and
 //! one boot.
 //!
-//! A template may name `{server}` (`http://ip:port`), `{rootfs_url}` (where the squashfs is),
-//! `{mac}` (`52:54:00:12:34:56`), `{bootif}` (`01-52-54-00-12-34-56`, for `BOOTIF={bootif}`) and
+//! A template may name `{server}` (`http://ip:port`), `{rootfs_url}` (where the root is, under a name that
+//! ends in `.squashfs`), `{iso_url}` (the same ending in `.iso`: casper takes no other), `{mac}` (`52:54:00:12:34:56`), `{bootif}` (`01-52-54-00-12-34-56`, for `BOOTIF={bootif}`) and
 //! `{boot}` (the boot attempt's name). Images with Pristine's own initramfs ("native") also get the
 //! `pristine.*` words that `init` reads, and `panic=30` unless they say something of `panic=` themselves.
 
@@ -28,7 +28,7 @@ pub struct CmdlineInput<'a> {
 pub enum CmdlineError {
     /// A brace that isn't one of the known places.
     #[error(
-        "the command line names {{{0}}}, which nothing is put into: use {{server}}, {{rootfs_url}}, {{mac}}, {{bootif}} or {{boot}}"
+        "the command line names {{{0}}}, which nothing is put into: use {{server}}, {{rootfs_url}}, {{iso_url}}, {{mac}}, {{bootif}} or {{boot}}"
     )]
     UnknownPlace(String),
     /// `{` without `}` or the other way round.
@@ -43,8 +43,8 @@ pub enum CmdlineError {
     )]
     BadWord(String),
     /// Names the rootfs, but the image has none.
-    #[error("the command line names {{rootfs_url}}, but the image has no rootfs: import it with --rootfs")]
-    NoRootfs,
+    #[error("the command line names {{{0}}}, but the image has no rootfs: import it with --rootfs")]
+    NoRootfs(&'static str),
     /// One of our own words in the template.
     #[error("`{0}` is put on the command line by Pristine itself: leave it out")]
     Reserved(String),
@@ -105,6 +105,11 @@ pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Resu
     fill(template, arch, MAX_INITRAMFS, native.then_some(hex.as_str()), rootfs, &longest).map(drop)
 }
 
+/// True where the system's own initramfs fetches its root from here.
+pub fn fetches_root(template: &str) -> bool {
+    template.contains("{rootfs_url}") || template.contains("{iso_url}")
+}
+
 /// The command line for one boot of `image`: single blanks between words, nothing that a boot loader
 /// would expand.
 pub fn for_boot(image: &Image, input: &CmdlineInput<'_>) -> Result<String, CmdlineError> {
@@ -130,14 +135,18 @@ fn fill(
     }
     // EFI builds of iPXE from before 2020 hand the kernel its initramfs under this name only.
     let mut words: Vec<String> = (0..initrds).map(|nth| format!("initrd={}", initrd_name(nth))).collect();
+    // The name's ending is what live-boot, casper and dracut tell by what they get. The boot attempt goes in front
+    // of it, not behind a question mark, which would be a part of the ending.
+    let root_url = |place, name| {
+        let digest = rootfs.ok_or(CmdlineError::NoRootfs(place))?;
+        Ok(format!("{server}/blobs/{digest}/{}/{name}", input.boot))
+    };
     for word in template.split_ascii_whitespace() {
         let known = |name: &str| {
             Ok(match name {
                 "server" => server.clone(),
-                // The name's ending is what live-boot and dracut tell a squashfs by.
-                "rootfs_url" => {
-                    format!("{server}/blobs/{}/rootfs.squashfs", rootfs.ok_or(CmdlineError::NoRootfs)?)
-                }
+                "rootfs_url" => root_url("rootfs_url", "rootfs.squashfs")?,
+                "iso_url" => root_url("iso_url", "rootfs.iso")?,
                 "mac" => input.mac.to_string(),
                 "bootif" => bootif.clone(),
                 "boot" => input.boot.to_string(),

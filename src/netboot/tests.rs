@@ -273,7 +273,12 @@ fn command_lines_that_a_boot_loader_would_run_are_refused() {
     ] {
         assert!(check(bad).is_err(), "{bad}");
     }
-    assert_eq!(cmdline::check("{rootfs_url}", Arch::X86_64, false, false), Err(CmdlineError::NoRootfs));
+    for place in ["rootfs_url", "iso_url"] {
+        let line = format!("root={{{place}}}");
+        let error = cmdline::check(&line, Arch::X86_64, false, false).unwrap_err();
+        assert_eq!(error, CmdlineError::NoRootfs(place));
+        assert!(error.to_string().contains(&format!("names {{{place}}},")), "{error}");
+    }
     // With all that Pristine puts in, 2,047 bytes are the kernel's limit.
     let long = format!("x={}", "y".repeat(1900));
     assert!(matches!(check(&long), Err(CmdlineError::TooLong { max: 2047, .. })));

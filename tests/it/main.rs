@@ -6,6 +6,7 @@ mod boots;
 mod boots_firmware;
 mod cli;
 mod dhcpd;
+mod foreign;
 mod http;
 mod images;
 mod layers;

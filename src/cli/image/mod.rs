@@ -4,6 +4,7 @@
 mod import;
 mod initramfs;
 mod list;
+mod preset;
 mod rm;
 mod verify;
 
@@ -34,14 +35,19 @@ pub enum Image {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Systems whose files and command line an import knows
+    #[command(subcommand)]
+    Preset(preset::Presets),
     /// Build the native initramfs: Pristine's init and the kernel's own modules
     Initramfs(initramfs::InitramfsArgs),
 }
 
 impl Image {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        if let Image::Initramfs(args) = &self {
-            return initramfs::run(args, context);
+        match self {
+            Image::Initramfs(args) => return initramfs::run(&args, context),
+            Image::Preset(presets) => return presets.run(context),
+            _ => {}
         }
         let state_dir = context.config()?.state_dir;
         let store_dir = state_dir.join("store");
@@ -53,7 +59,7 @@ impl Image {
             Image::Show { image } => list::show(&image, &to_read(), context),
             Image::Verify { images } => verify::run(&images, &to_read(), context),
             Image::Rm { images } => rm::run(&images, &state_dir, &to_write()?, context),
-            Image::Initramfs(_) => Ok(()),
+            Image::Initramfs(_) | Image::Preset(_) => Ok(()),
         }
     }
 }
