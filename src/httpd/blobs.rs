@@ -146,6 +146,10 @@ fn respond<M: Machines>(
     }
     let source = app.sources.get(digest, file, size);
     let runtime = tokio::runtime::Handle::current();
+    if let Some(boot) = boot {
+        let app = Arc::clone(&app);
+        runtime.spawn(async move { app.machines.blob_begun(boot, digest).await });
+    }
     let tell = boot.map(|boot| {
         Box::new(move |delivery: super::body::Delivery| {
             if reaches_end || !delivery.complete {

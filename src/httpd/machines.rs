@@ -27,6 +27,9 @@ pub trait Machines: Clone + Send + Sync + 'static {
         query: ScriptQuery,
     ) -> impl Future<Output = Result<String, ScriptError>> + Send;
 
+    /// A blob is asked for in this boot.
+    fn blob_begun(&self, boot: AttemptId, digest: Digest) -> impl Future<Output = ()> + Send;
+
     /// The last byte of a blob went out for this boot, or no more can.
     fn blob_fetched(
         &self,
@@ -55,6 +58,10 @@ impl Machines for Provisioner {
         query: ScriptQuery,
     ) -> Result<String, ScriptError> {
         Provisioner::script(self, server, peer, query).await
+    }
+
+    async fn blob_begun(&self, boot: AttemptId, digest: Digest) {
+        Provisioner::blob_begun(self, boot, digest).await;
     }
 
     async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {

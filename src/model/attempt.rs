@@ -127,6 +127,8 @@ pub enum Verdict {
     Superseded,
     /// Sent to its own disk: nothing more is expected.
     Local,
+    /// It has all that it fetches from here, and its image reports nothing: how it went on is not seen.
+    HandedOver,
 }
 
 /// One power-on of one machine, as a record.
@@ -201,6 +203,7 @@ impl BootAttempt {
             }
             Verdict::Superseded => "superseded by a newer boot".to_owned(),
             Verdict::Local => "sent to its local disk".to_owned(),
+            Verdict::HandedOver => "handed over (its image reports nothing)".to_owned(),
         }
     }
 

@@ -1,8 +1,8 @@
 use crate::model::{BootAttempt, ClientArch, Stage};
 
 /// Why a boot that stopped moving has likely stopped: one or two sentences for an operator, by the
-/// furthest stage and the firmware, the most likely cause first.
-pub fn likely_cause(attempt: &BootAttempt) -> String {
+/// furthest stage and the firmware, the most likely cause first. `native`: its image has Pristine's `init`.
+pub fn likely_cause(attempt: &BootAttempt, native: bool) -> String {
     let before_nbp = attempt.reached().is_none_or(|stage| stage <= Stage::Ack);
     if let Some(trouble) = attempt.file_trouble.as_ref().filter(|_| before_nbp) {
         // Seen, not guessed.
@@ -21,6 +21,11 @@ pub fn likely_cause(attempt: &BootAttempt) -> String {
         Some(Stage::Kernel) => {
             "it has the kernel but not the whole initramfs: the download broke off (look for a retry screen on the \
              console), or the machine has too little memory for it"
+        }
+        Some(Stage::Initramfs) if !native => {
+            "the kernel was started but its own initramfs did not ask for the root that its command line names: no \
+             driver for the NIC, no address by DHCP, an initramfs without network support (live-boot, casper, dracut's \
+             livenet), or a panic that only shows on another console (check console= of the command line)"
         }
         Some(Stage::Initramfs) => after_initramfs(firmware),
         Some(Stage::Init) => {
@@ -150,7 +155,7 @@ mod tests {
 
     fn stuck(stage: Option<Stage>, firmware: Option<ClientArch>) -> String {
         let stages = stage.into_iter().map(|stage| StageEvent { stage, at: 0, detail: None }).collect();
-        likely_cause(&BootAttempt { firmware, stages, ..BootAttempt::new(AttemptId(1), Mac([2; 6])) })
+        likely_cause(&BootAttempt { firmware, stages, ..BootAttempt::new(AttemptId(1), Mac([2; 6])) }, true)
     }
 
     #[test]
@@ -161,8 +166,8 @@ mod tests {
             stages: vec![StageEvent { stage, at: 0, detail: None }],
             ..BootAttempt::new(AttemptId(1), Mac([2; 6]))
         };
-        assert_eq!(likely_cause(&at(Stage::Ack)), "x.efi broke off");
-        assert!(!likely_cause(&at(Stage::Nbp)).contains("x.efi"));
+        assert_eq!(likely_cause(&at(Stage::Ack), true), "x.efi broke off");
+        assert!(!likely_cause(&at(Stage::Nbp), true).contains("x.efi"));
     }
 
     #[test]
@@ -198,6 +203,14 @@ mod tests {
             assert!(cause.contains(words), "{stage:?} {firmware:?}: {cause}");
             assert!(!cause.contains("  ") && cause.len() < 500, "{stage:?}: {cause}");
         }
+    }
+
+    #[test]
+    fn a_foreign_image_is_told_about_its_own_initramfs() {
+        let stages = vec![StageEvent { stage: Stage::Initramfs, at: 0, detail: None }];
+        let attempt = BootAttempt { stages, ..BootAttempt::new(AttemptId(1), Mac([2; 6])) };
+        let cause = likely_cause(&attempt, false);
+        assert!(cause.contains("its own initramfs") && !cause.contains("its init never reported"), "{cause}");
     }
 
     #[test]

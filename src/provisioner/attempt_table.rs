@@ -1,6 +1,9 @@
 //! The boot attempts in memory, bounded, and found by machine, token and address.
 
-use super::{Bounds, attempts::Latest};
+use super::{
+    Bounds,
+    attempts::{Latest, Seen},
+};
 use crate::model::{AttemptId, BootAttempt, Change, Digest, Mac, Millis, Verdict};
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -20,8 +23,8 @@ pub(super) struct Tracked {
     pub began: (Millis, u64),
     /// Firmware began it, not an iPXE ROM.
     pub by_firmware: bool,
-    /// Its image reports stages.
-    pub native: bool,
+    /// How far its image can be followed.
+    pub seen: Seen,
     /// On disk, too. Attempts of strangers are not.
     pub kept: bool,
 }
@@ -59,7 +62,7 @@ impl Attempts {
         &mut self,
         attempts: Vec<BootAttempt>,
         now: Millis,
-        native: impl Fn(Digest) -> bool,
+        seen: impl Fn(Digest) -> Option<Seen>,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for attempt in attempts {
@@ -71,7 +74,7 @@ impl Attempts {
                 // The service was away: what happened meanwhile is not known, so time starts anew.
                 moved: if running { now } else { last },
                 by_firmware: attempt.firmware.is_some(),
-                native: running && attempt.image.is_some_and(&native),
+                seen: attempt.image.filter(|_| running).and_then(&seen).unwrap_or(Seen::Loads),
                 kept: true,
                 attempt,
             };

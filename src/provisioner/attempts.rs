@@ -3,7 +3,10 @@
 //! An attempt is one power-on. The wire doesn't say "power-on", so it is told from the order of
 //! packets: firmware asks for an address first thing, and asks again for nothing once it runs an NBP.
 
-use crate::model::{BootAttempt, ClientKind, Millis, Stage, StageEvent, Verdict};
+use crate::{
+    model::{BootAttempt, ClientKind, Manifest, Millis, Stage, StageEvent, Verdict},
+    netboot::cmdline,
+};
 
 /// Retransmissions of one DISCOVER come within this; later ones are a new try of the firmware.
 const RETRANSMIT: Millis = 60_000;
@@ -28,6 +31,38 @@ pub struct Latest<'a> {
     pub heard: Millis,
     /// True where firmware (not an iPXE ROM) began it.
     pub by_firmware: bool,
+}
+
+/// How far the boot of an image can be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Its `init` reports each stage.
+    Reports,
+    /// Foreign; its own initramfs fetches its root from here.
+    Fetches,
+    /// Foreign; nothing after what the boot loader gets.
+    Loads,
+}
+
+impl Seen {
+    /// By an image's manifest.
+    pub fn of(manifest: &Manifest) -> Seen {
+        match manifest.native {
+            true => Seen::Reports,
+            false if manifest.rootfs.is_some() && cmdline::fetches_root(&manifest.cmdline) => Seen::Fetches,
+            false => Seen::Loads,
+        }
+    }
+}
+
+/// The last stage that is seen of a foreign image.
+pub fn last_seen(manifest: &Manifest) -> Option<Stage> {
+    match Seen::of(manifest) {
+        Seen::Reports => None,
+        Seen::Fetches => Some(Stage::Rootfs),
+        Seen::Loads if manifest.initramfs.is_empty() => Some(Stage::Kernel),
+        Seen::Loads => Some(Stage::Initramfs),
+    }
 }
 
 /// Where a DHCP packet of this kind of client belongs. `discover` tells DHCPDISCOVER from the others.
@@ -93,13 +128,17 @@ pub fn supersede(attempt: &mut BootAttempt) -> bool {
 }
 
 /// How long an attempt may stay where it is before it counts as stuck; `None` where nothing more is
-/// expected. `native`: its image reports its stages ([`crate::model::Manifest::native`]).
-pub fn deadline(attempt: &BootAttempt, native: bool) -> Option<Millis> {
+/// expected.
+pub fn deadline(attempt: &BootAttempt, seen: Seen) -> Option<Millis> {
     let seconds = match attempt.reached()? {
         // It waits at a screen for an operator.
         Stage::Script if attempt.image.is_none() => return None,
-        // Nothing more is seen of an image that doesn't report.
-        Stage::Kernel | Stage::Initramfs if !native => return None,
+        // Its last stage; a foreign image that fetches its root has a slow initramfs (udev settles, DHCP is
+        // tried on each NIC in turn).
+        Stage::Initramfs if seen == Seen::Loads => return None,
+        Stage::Initramfs if seen == Seen::Fetches => 600,
+        // It fetches its root: gigabytes, and nobody tells how far it is.
+        Stage::Network if seen != Seen::Reports => return None,
         // Firmware collects offers for some seconds and then asks; with nobody's ACK it is over soon.
         Stage::Discover | Stage::Offer => 60,
         Stage::Ack => 90,
@@ -126,11 +165,11 @@ pub fn deadline(attempt: &BootAttempt, native: bool) -> Option<Millis> {
 pub fn check(
     attempt: &mut BootAttempt,
     moved: Millis,
-    native: bool,
+    seen: Seen,
     now: Millis,
     cause: &dyn Fn(&BootAttempt) -> String,
 ) -> bool {
-    let over = deadline(attempt, native).is_some_and(|d| now.saturating_sub(moved) >= d);
+    let over = deadline(attempt, seen).is_some_and(|d| now.saturating_sub(moved) >= d);
     let stuck = over && attempt.verdict == Verdict::Running;
     if stuck {
         attempt.verdict = Verdict::Stuck { cause: cause(attempt) };
@@ -211,10 +250,10 @@ mod tests {
     fn an_attempt_without_progress_is_stuck_and_one_that_moves_again_is_not() {
         let mut a = at(&[Discover, Offer, Ack]);
         let cause = |a: &BootAttempt| format!("after {:?}", a.reached().unwrap());
-        assert!(!check(&mut a, 1_000, true, 90_999, &cause));
-        assert!(check(&mut a, 1_000, true, 91_000, &cause));
+        assert!(!check(&mut a, 1_000, Seen::Reports, 90_999, &cause));
+        assert!(check(&mut a, 1_000, Seen::Reports, 91_000, &cause));
         assert_eq!(a.verdict, Verdict::Stuck { cause: "after Ack".into() });
-        assert!(!check(&mut a, 1_000, true, 99_000, &cause), "said once");
+        assert!(!check(&mut a, 1_000, Seen::Reports, 99_000, &cause), "said once");
         assert!(!record(&mut a, Ack, 100_000, None), "a repeated stage is no progress");
         assert!(matches!(a.verdict, Verdict::Stuck { .. }));
         assert!(record(&mut a, Nbp, 101_000, None));
@@ -224,13 +263,17 @@ mod tests {
     #[test]
     fn nothing_more_is_expected_of_a_waiting_screen_nor_of_an_image_that_does_not_report() {
         let mut a = at(&[Discover, Ack, Script]);
-        assert_eq!(deadline(&a, true), None);
+        assert_eq!(deadline(&a, Seen::Reports), None);
         a.image = Some(Digest::of(b"x"));
-        assert!(deadline(&a, false).is_some(), "its kernel must still be fetched");
+        assert!(deadline(&a, Seen::Loads).is_some(), "its kernel must still be fetched");
         record(&mut a, Kernel, 2_000, None);
+        assert!(deadline(&a, Seen::Loads).is_some(), "and its initramfs");
         record(&mut a, Initramfs, 2_000, None);
-        assert_eq!(deadline(&a, false), None);
-        assert!(deadline(&a, true).is_some());
+        assert_eq!(deadline(&a, Seen::Loads), None);
+        assert!(deadline(&a, Seen::Fetches) > deadline(&a, Seen::Reports));
+        record(&mut a, Network, 2_000, None);
+        assert_eq!(deadline(&a, Seen::Fetches), None, "a long download is no fault");
+        assert!(deadline(&a, Seen::Reports).is_some());
     }
 
     #[test]

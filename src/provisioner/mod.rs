@@ -101,8 +101,9 @@ impl Provisioner {
         })?;
         let mut state = State::new(options, loaded.machines, rules, loaded.default);
         state.leases.restore(loaded.leases);
-        let native = |digest| images.get(digest).ok().flatten().is_some_and(|image| image.manifest.native);
-        let gone = state.attempts.restore(loaded.attempts, now, native);
+        let seen =
+            |digest| images.get(digest).ok().flatten().map(|image| attempts::Seen::of(&image.manifest));
+        let gone = state.attempts.restore(loaded.attempts, now, seen);
         if !gone.is_empty() {
             drop(db.enqueue(gone));
         }

@@ -1,6 +1,10 @@
 //! What a booting machine says, and what is seen of its downloads.
 
-use super::{Provisioner, Report, ReportError, attempts::tidy, state::Effects};
+use super::{
+    Provisioner, Report, ReportError,
+    attempts::{self, tidy},
+    state::Effects,
+};
 use crate::model::{AttemptId, BootAttempt, Digest, Millis, Stage, Verdict};
 
 /// A token is dead this long after its script, whatever became of the boot.
@@ -66,6 +70,22 @@ impl Provisioner {
         Ok(self.hand_on(&locked, fx))
     }
 
+    /// A machine in this boot began to fetch a blob. Of a foreign image's root this tells that its own
+    /// initramfs runs and has a network.
+    pub async fn blob_begun(&self, boot: AttemptId, digest: Digest) {
+        let Some(image) = self.state().attempts.get(boot).and_then(|t| t.attempt.image) else { return };
+        let Ok(Some(image)) = self.0.images.get(image) else { return };
+        let manifest = &image.manifest;
+        if manifest.native || manifest.rootfs.is_none_or(|root| root.blob.digest != digest) {
+            return;
+        }
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        locked.record(boot, Stage::Network, Some("fetches its root".to_owned()), now, &mut fx);
+        drop(self.hand_on(&locked, fx));
+    }
+
     /// A blob was sent to a machine in this boot, whole or a part of it.
     pub async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
         let Some(image) = self.state().attempts.get(boot).and_then(|t| t.attempt.image) else { return };
@@ -74,6 +94,8 @@ impl Provisioner {
             m if m.kernel.digest == digest => Some(Stage::Kernel),
             // Loaders fetch them in order: the last one is all of them.
             m if m.initramfs.last().is_some_and(|b| b.digest == digest) => Some(Stage::Initramfs),
+            // A native image's `init` says so itself.
+            m if !m.native && m.rootfs.is_some_and(|root| root.blob.digest == digest) => Some(Stage::Rootfs),
             _ => None,
         };
         let now = self.now();
@@ -91,6 +113,14 @@ impl Provisioner {
         });
         if let Some(stage) = stage.filter(|_| complete) {
             state.record(boot, stage, None, now, &mut fx);
+            let last = attempts::last_seen(&image.manifest);
+            state.update(boot, &mut fx, |t| {
+                let over = last.is_some_and(|last| stage >= last) && t.attempt.verdict == Verdict::Running;
+                if over {
+                    t.attempt.verdict = Verdict::HandedOver;
+                }
+                over
+            });
         }
         drop(self.hand_on(&locked, fx));
     }
@@ -117,6 +147,6 @@ fn accepts(attempt: &BootAttempt, report: &Report, now: Millis) -> Result<(), Re
         _ if now.saturating_sub(given) >= TOKEN_LIFE => {
             Err(ReportError::DeadToken("begun more than a day ago"))
         }
-        Verdict::Running | Verdict::Stuck { .. } | Verdict::Local => Ok(()),
+        Verdict::Running | Verdict::Stuck { .. } | Verdict::Local | Verdict::HandedOver => Ok(()),
     }
 }

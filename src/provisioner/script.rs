@@ -1,7 +1,9 @@
 //! The per-machine boot script: the moment when a boot's target is fixed.
 
 use super::{
-    Provisioner, ScriptError, ScriptQuery, random,
+    Provisioner, ScriptError, ScriptQuery,
+    attempts::Seen,
+    random,
     state::{Effects, State},
 };
 use crate::{
@@ -149,7 +151,7 @@ impl Provisioner {
                 (None, BootTarget::Local) => Verdict::Local,
                 (None, _) => Verdict::Running,
             };
-            t.native = answer.image.as_ref().is_some_and(|i| i.manifest.native);
+            t.seen = answer.image.as_ref().map_or(Seen::Loads, |i| Seen::of(&i.manifest));
             t.heard = now;
             t.moved = now;
             *a != old
@@ -181,7 +183,7 @@ fn belongs(latest: &crate::model::BootAttempt, image: Option<&Image>) -> bool {
         // Still at the screen that says why.
         Verdict::Failed { .. } => image.is_none(),
         Verdict::Local => image.is_none(),
-        Verdict::Healthy | Verdict::Superseded => false,
+        Verdict::Healthy | Verdict::Superseded | Verdict::HandedOver => false,
     };
     let same = match latest.reached() {
         Some(Stage::Script) => latest.image == image.map(|i| i.digest),

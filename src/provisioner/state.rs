@@ -241,8 +241,8 @@ impl State {
             fx.changes.push(Change::Attempt(attempt.clone()));
         }
         fx.events.push(attempt.clone());
-        let tracked =
-            Tracked { heard: now, moved: now, began: (now, 0), by_firmware, native: true, kept, attempt };
+        let seen = attempts::Seen::Reports;
+        let tracked = Tracked { heard: now, moved: now, began: (now, 0), by_firmware, seen, kept, attempt };
         fx.changes.extend(self.attempts.add(tracked));
     }
 

@@ -39,7 +39,8 @@ impl Provisioner {
         let state = &mut *locked;
         for id in state.attempts.running() {
             state.update(id, &mut fx, |t| {
-                attempts::check(&mut t.attempt, t.moved, t.native, now, &likely_cause)
+                let native = t.seen == attempts::Seen::Reports;
+                attempts::check(&mut t.attempt, t.moved, t.seen, now, &|a| likely_cause(a, native))
             });
         }
         for attempt in &fx.events {

@@ -79,6 +79,8 @@ impl Machines for Stand {
         }
     }
 
+    async fn blob_begun(&self, _: AttemptId, _: Digest) {}
+
     async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
         let _ = self.0.send(Told::Blob(boot, digest, complete));
     }
