@@ -57,6 +57,8 @@ impl From<CommandError> for Refusal {
             }
             CommandError::NoImage(_) => Refusal::new(StatusCode::NOT_FOUND, text),
             CommandError::Bad(_) => Refusal::new(StatusCode::BAD_REQUEST, text),
+            CommandError::NotSigned(_) => Refusal::new(StatusCode::CONFLICT, text)
+                .hint("`require_signature` is on in this service's configuration; `pristine key list` shows whom it trusts"),
             CommandError::WrongArch { .. } | CommandError::Taken { .. } => {
                 Refusal::new(StatusCode::CONFLICT, text)
             }

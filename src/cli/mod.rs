@@ -11,10 +11,12 @@ mod doctor;
 mod explain;
 mod failure;
 mod image;
+mod key;
 mod lab;
 mod lease;
 mod machine;
 mod nbp;
+mod password;
 mod pin;
 mod rule;
 mod serve;
@@ -93,6 +95,9 @@ enum Command {
     /// Images in the store: import, list, verify, remove
     #[command(subcommand)]
     Image(image::Image),
+    /// Keys that sign images, and whom this site trusts: generate, list, trust, revoke
+    #[command(subcommand)]
+    Key(key::Key),
     /// Boot programs for firmware: fetch, list
     #[command(subcommand)]
     Nbp(nbp::Nbp),
@@ -120,6 +125,7 @@ impl Command {
             Command::Lease(c) => c.run(context),
             Command::Status(c) => c.run(context),
             Command::Image(c) => c.run(context),
+            Command::Key(c) => c.run(context),
             Command::Nbp(c) => c.run(context),
             Command::Lab(c) => c.run(context),
             Command::Version => {

@@ -17,6 +17,13 @@ pub fn time(at: Millis) -> String {
     stamp.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
+/// Reads a time that a person wrote: a day (its first moment, in UTC) or a moment of RFC 3339.
+pub fn parse_time(text: &str) -> Result<Millis, String> {
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let stamp = text.parse::<jiff::Timestamp>().ok().or_else(|| day().map(|z| z.timestamp()));
+    stamp.map(|t| t.as_millisecond()).ok_or_else(|| "write 2027-01-31 or 2027-01-31T12:00:00Z".into())
+}
+
 /// The time of day in UTC, to the millisecond.
 pub fn clock(at: Millis) -> String {
     let stamp = jiff::Timestamp::from_millisecond(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -120,6 +127,9 @@ mod tests {
     #[test]
     fn times_and_sizes_read_well() {
         assert_eq!(time(1_764_000_000_000), "2025-11-24 16:00:00Z");
+        assert_eq!(parse_time("2025-11-24T16:00:00Z"), Ok(1_764_000_000_000));
+        assert_eq!(parse_time("2025-11-24"), Ok(1_763_942_400_000));
+        assert!(parse_time("tomorrow").is_err());
         assert_eq!(clock(1_764_000_000_042), "16:00:00.042");
         assert_eq!([ago(-5), ago(59_999), ago(3_599_000), ago(86_400_000)], ["0s", "59s", "59m", "1d"]);
         assert_eq!([size(999), size(1_500), size(520_000_000)], ["999 B", "1.5 kB", "520.0 MB"]);

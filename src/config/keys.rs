@@ -11,6 +11,7 @@ const TABLES: &[(&str, &str)] = &[
     ("tftp", "[tftp]\n'?' = 1"),
     ("api", "[api]\n'?' = 1"),
     ("nbp", "[nbp]\n'?' = 1"),
+    ("images", "[images]\n'?' = 1"),
     ("dhcp", "[dhcp]\n'?' = 1"),
     ("bounds", "[bounds]\n'?' = 1"),
     ("interface", "[[interface]]\n'?' = 1"),

@@ -30,6 +30,8 @@ pub struct Config {
     pub api: Api,
     /// Boot programs.
     pub nbp: Nbp,
+    /// Images.
+    pub images: Images,
     /// DHCP, for all subnets.
     pub dhcp: Dhcp,
     /// What bounds memory and disk.
@@ -55,6 +57,7 @@ impl Default for Config {
             tftp: Tftp::default(),
             api: Api::default(),
             nbp: Nbp::default(),
+            images: Images::default(),
             dhcp: Dhcp::default(),
             bounds: Bounds::default(),
             interfaces: Vec::new(),
@@ -148,6 +151,14 @@ pub struct Nbp {
     /// Folder of the files that firmware is given. Default: `<state_dir>/nbp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
+}
+
+/// Which images boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// Only those that a trusted key signed (`pristine key`, `pristine image sign`).
+    pub require_signature: bool,
 }
 
 /// DHCP for all subnets; the fields of [`dhcp::Site`] that are not subnets or reservations.
@@ -322,6 +333,7 @@ impl Config {
                 attempts: b.attempts,
                 scripts_per_minute: b.scripts_per_minute,
             },
+            require_signature: self.images.require_signature,
         }
     }
 

@@ -139,6 +139,7 @@ fn keys_of_tables() -> &'static [(&'static str, &'static str)] {
         ("", "tftp"),
         ("", "api"),
         ("", "nbp"),
+        ("", "images"),
         ("", "dhcp"),
         ("", "bounds"),
         ("", "interface"),

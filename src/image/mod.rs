@@ -11,6 +11,7 @@ pub mod live;
 pub mod modules;
 pub mod preset;
 pub mod progress;
+pub mod signing;
 pub mod source;
 pub mod squashfs;
 pub mod verify;

@@ -13,6 +13,7 @@ mod mac;
 mod machine;
 mod name;
 mod nearest;
+mod trust;
 pub mod wire;
 
 pub use arch::{Arch, ClientArch};
@@ -26,6 +27,7 @@ pub use mac::{Mac, MacError};
 pub use machine::{BootTarget, Machine, Rule, SelectorRule};
 pub use name::{NameError, Tag};
 pub use nearest::{distance, nearest};
+pub use trust::{MAX_KEYS, Revoked, Stale, Trust, TrustRefusal, TrustedKey};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = i64;

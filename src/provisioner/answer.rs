@@ -109,18 +109,19 @@ pub fn assigned(machine: Option<&Machine>, policy: Policy<'_>) -> Assignment {
     }
 }
 
-/// Answers. `find` looks an image up in the store.
+/// Answers. `find` looks an image up in the store; `vouch` says whether the site's policy lets it boot.
 pub fn boot_answer(
     client: &BootClient,
     machine: Option<&Machine>,
     policy: Policy<'_>,
     server: &ServerAddr,
     find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
+    vouch: &dyn Fn(&Image) -> Result<(), String>,
 ) -> BootAnswer {
     let Assignment { target, rule, why } = assigned(machine, policy);
     let nbp = choose_nbp(client, &target, machine.and_then(|m| m.nbp.as_deref()), server);
     let (image, refused) = match &target {
-        BootTarget::Image { digest } => match checked(*digest, client, machine, find) {
+        BootTarget::Image { digest } => match checked(*digest, client, machine, find, vouch) {
             Ok(image) => (Some(image), None),
             Err(reason) => (None, Some(reason)),
         },
@@ -141,12 +142,14 @@ pub fn boot_answer(
     BootAnswer { target, rule, why, refused, image, nbp, generation }
 }
 
-/// The image, if it is there and runs on this machine.
+/// The image, if it is there, runs on this machine, and somebody vouches for it where that is needed.
+/// What fails here is refused: no other image ever takes its place.
 fn checked(
     digest: Digest,
     client: &BootClient,
     machine: Option<&Machine>,
     find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
+    vouch: &dyn Fn(&Image) -> Result<(), String>,
 ) -> Result<Image, String> {
     let image = find(digest)?.ok_or_else(|| {
         format!("image {} is not in the store: import it again, or pin another", digest.short())
@@ -156,7 +159,7 @@ fn checked(
             "image {} is for {}, and this machine's firmware starts {arch}: pin an image for {arch}",
             image.manifest.tag, image.manifest.arch
         )),
-        _ => Ok(image),
+        _ => vouch(&image).map(|()| image),
     }
 }
 
@@ -206,7 +209,14 @@ mod tests {
     fn ask(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> BootAnswer {
         let web = image("web:1", Arch::X86_64);
         let find = |d: Digest| Ok((d == web.digest).then(|| web.clone()));
-        boot_answer(&client(ClientArch::UefiX64), machine, policy(default, unknown), &server(), &find)
+        boot_answer(
+            &client(ClientArch::UefiX64),
+            machine,
+            policy(default, unknown),
+            &server(),
+            &find,
+            &|_| Ok(()),
+        )
     }
 
     fn web() -> BootTarget {
@@ -274,8 +284,9 @@ mod tests {
         let arm = image("arm:1", Arch::Aarch64);
         let find = |_| Ok(Some(arm.clone()));
         let target = BootTarget::Image { digest: arm.digest };
+        let vouch = |_: &Image| Ok(());
         let policy = policy(Some(&target), Unknown::Default);
-        let ask = |c: &BootClient| boot_answer(c, None, policy, &server(), &find);
+        let ask = |c: &BootClient| boot_answer(c, None, policy, &server(), &find, &vouch);
         let got = ask(&client(ClientArch::UefiX64));
         assert_eq!(got.image, None);
         let reason = got.refused.unwrap();
@@ -283,7 +294,27 @@ mod tests {
         assert!(ask(&client(ClientArch::UefiArm64)).image.is_some());
         assert!(ask(&client(ClientArch::UefiIa32)).refused.unwrap().contains("no 64-bit kernel"));
         let find = |_| Err("disk on fire".to_owned());
-        let got = boot_answer(&client(ClientArch::UefiX64), None, policy, &server(), &find);
+        let got = boot_answer(&client(ClientArch::UefiX64), None, policy, &server(), &find, &vouch);
         assert_eq!((got.image, got.refused.as_deref()), (None, Some("disk on fire")));
+    }
+
+    #[test]
+    fn an_image_that_nobody_vouches_for_is_refused_and_no_other_takes_its_place() {
+        let mut m = Machine::new(Mac([2, 0, 0, 0, 0, 1]), 0);
+        m.pin = Some(web());
+        let (web, other) = (image("web:1", Arch::X86_64), image("other:1", Arch::X86_64));
+        let default = BootTarget::Image { digest: other.digest };
+        let find = |d: Digest| Ok([&web, &other].into_iter().find(|i| i.digest == d).cloned());
+        let vouch = |i: &Image| match i.digest == other.digest {
+            true => Ok(()),
+            false => Err(format!("image {} is not signed", i.manifest.tag)),
+        };
+        let client = client(ClientArch::UefiX64);
+        let policy = policy(Some(&default), Unknown::Default);
+        let ask = |m| boot_answer(&client, m, policy, &server(), &find, &vouch);
+        let got = ask(Some(&m));
+        assert_eq!((got.image, got.refused.as_deref()), (None, Some("image web:1 is not signed")));
+        assert!(got.why.contains("it is pinned") && got.why.contains("not signed"), "{}", got.why);
+        assert_eq!(ask(None).image, Some(other.clone()));
     }
 }

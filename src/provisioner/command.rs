@@ -164,11 +164,12 @@ impl Provisioner {
             "ignore" => return Ok((BootTarget::Ignore, None, None)),
             _ => {}
         }
-        let images: ImageStore = self.0.images.clone();
+        let (this, images): (Provisioner, ImageStore) = (self.clone(), self.0.images.clone());
         // It may wait for another process' import.
         let found = tokio::task::spawn_blocking(move || {
             let guard = images.pin_guard().map_err(|e| CommandError::Store(e.to_string()))?;
             let image = images.resolve(&reference).map_err(|e| CommandError::NoImage(e.to_string()))?;
+            this.voucher()(&image).map_err(CommandError::NotSigned)?;
             Ok((BootTarget::Image { digest: image.digest }, Some(image), Some(guard)))
         });
         found.await.map_err(|e| CommandError::Store(e.to_string()))?

@@ -30,7 +30,7 @@ impl Provisioner {
         };
         // Only the name of the NBP is shown, which doesn't hang on the address.
         let server = ServerAddr { ip: Ipv4Addr::UNSPECIFIED, http_port: 80 };
-        let answer = state.answer(&self.0.images, &client, &server);
+        let answer = state.answer(&self.0.images, &client, &server, &self.voucher());
         let nbp = match answer.nbp {
             NbpAnswer::AddressOnly => None,
             NbpAnswer::Tftp { file } => Some(file),

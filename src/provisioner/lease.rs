@@ -57,7 +57,7 @@ impl Provisioner {
         if on_record {
             state.seen(&client, now, &mut fx);
         }
-        let answer = state.answer(&self.0.images, &client, &link.server);
+        let answer = state.answer(&self.0.images, &client, &link.server, &self.voucher());
         let known = state.machines.get(client.mac).is_some_and(is_known);
         let outcome =
             dhcp::respond(&state.site, &mut state.leases, link, req, &answer.nbp, known, probed, now);

@@ -17,6 +17,7 @@
 //! | reports and progress of a boot | `report` |
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | operators' commands | `command`, `rule`, `explain` |
+//! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
 
 mod answer;
@@ -36,6 +37,7 @@ mod script;
 mod state;
 mod ticker;
 mod types;
+mod vouching;
 
 #[cfg(test)]
 mod testing;
@@ -50,7 +52,7 @@ pub use types::{
 };
 
 use crate::{
-    model::{BootAttempt, BootClient, Lease, Mac, Machine, Millis},
+    model::{BootAttempt, BootClient, Image, Lease, Mac, Machine, Millis},
     netboot::ServerAddr,
     store::{
         ImageStore, Nbps,
@@ -64,6 +66,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::broadcast;
+use vouching::Vouching;
 
 /// Changed attempts that a slow watcher may be behind before it misses some.
 const WATCH_BACKLOG: usize = 1_024;
@@ -77,6 +80,7 @@ struct Inner {
     db: Db,
     images: ImageStore,
     nbps: Nbps,
+    vouching: Vouching,
     clock: Arc<dyn Clock>,
     watchers: broadcast::Sender<BootAttempt>,
 }
@@ -95,6 +99,7 @@ impl Provisioner {
     ) -> Result<Provisioner, DbError> {
         let (db, loaded) = Db::open(state_dir)?;
         let now = clock.now();
+        let vouching = Vouching::new(options.require_signature, state_dir);
         let rules = Rules::new(loaded.rules).map_err(|why| DbError::Damaged {
             path: state_dir.join(crate::store::db::DB_FILE),
             why: format!("{why}; was it written by a newer program?"),
@@ -108,13 +113,13 @@ impl Provisioner {
             drop(db.enqueue(gone));
         }
         let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
-        let inner = Inner { state: Mutex::new(state), db, images, nbps, clock, watchers };
+        let inner = Inner { state: Mutex::new(state), db, images, nbps, vouching, clock, watchers };
         Ok(Provisioner(Arc::new(inner)))
     }
 
     /// What this client boots now. Asked by every responder, through the entries below.
     pub fn boot_answer(&self, client: &BootClient, server: &ServerAddr) -> BootAnswer {
-        self.state().answer(&self.0.images, client, server)
+        self.state().answer(&self.0.images, client, server, &self.voucher())
     }
 
     /// Every machine heard of, by MAC.
@@ -180,6 +185,12 @@ impl Provisioner {
     pub async fn saved(&self) -> Result<(), DbError> {
         let commit = self.0.db.enqueue(Vec::new());
         commit.await
+    }
+
+    /// Whether the site's policy lets an image boot: what every answer asks.
+    fn voucher(&self) -> impl Fn(&Image) -> Result<(), String> {
+        let now = self.now();
+        move |image| self.0.vouching.vouch(&self.0.images, image, now)
     }
 
     fn now(&self) -> Millis {

@@ -42,7 +42,7 @@ impl Provisioner {
             hostname: None,
         };
         // A kernel that was not looked at yet is hashed before the lock, not under it.
-        let image = self.state().answer(&self.0.images, &client, &server).image;
+        let image = self.state().answer(&self.0.images, &client, &server, &self.voucher()).image;
         if let Some(image) = image {
             let this = self.clone();
             let looked = tokio::task::spawn_blocking(move || drop(this.missing_blob(&image)));
@@ -71,7 +71,7 @@ impl Provisioner {
         from_its_own_address(state, client.mac, peer, now)?;
         rate(state, client.mac, now)?;
         state.seen(client, now, &mut fx);
-        let mut answer = state.answer(&self.0.images, client, &server);
+        let mut answer = state.answer(&self.0.images, client, &server, &self.voucher());
         if answer.target != BootTarget::Ignore && !state.keep(client.mac, &mut fx) {
             return Err(ScriptError::TableFull(state.machines.counts().0));
         }

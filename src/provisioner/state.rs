@@ -15,8 +15,8 @@ use super::{
 use crate::{
     dhcp,
     model::{
-        Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, Mac, Machine,
-        Millis, Stage,
+        Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, Image, Mac,
+        Machine, Millis, Stage,
     },
     netboot::ServerAddr,
     store::ImageStore,
@@ -67,10 +67,16 @@ impl State {
     }
 
     /// The one answer.
-    pub fn answer(&self, images: &ImageStore, client: &BootClient, server: &ServerAddr) -> BootAnswer {
+    pub fn answer(
+        &self,
+        images: &ImageStore,
+        client: &BootClient,
+        server: &ServerAddr,
+        vouch: &dyn Fn(&Image) -> Result<(), String>,
+    ) -> BootAnswer {
         // One `stat` for an image that was asked for before: fit to be done under the lock.
         let find = |digest| images.get(digest).map_err(|e| e.to_string());
-        boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find)
+        boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find, vouch)
     }
 
     fn policy(&self) -> Policy<'_> {

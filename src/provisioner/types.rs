@@ -60,6 +60,8 @@ pub struct Options {
     pub unknown: Unknown,
     /// Table bounds.
     pub bounds: Bounds,
+    /// Only images that a trusted key signed boot, and can be assigned.
+    pub require_signature: bool,
 }
 
 /// Answer to a request for a boot file.
@@ -224,6 +226,9 @@ pub enum CommandError {
         /// Its arch.
         machine_arch: crate::model::Arch,
     },
+    /// Nobody whom this site trusts vouches for the image.
+    #[error("{0}")]
+    NotSigned(String),
     /// A value that can't be.
     #[error("{0}")]
     Bad(String),

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -34,7 +34,8 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let tmp = tmp_name(parent_of(path));
     let made = (|| {
-        let mut file = File::create_new(&tmp)?;
+        // For its owner alone until it is what it should be: it may be a secret.
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&tmp)?;
         file.write_all(bytes)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()?;
@@ -59,6 +60,38 @@ pub fn remove_file(path: &Path) -> io::Result<bool> {
         Ok(()) => sync_dir(parent_of(path)).map(|()| true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+/// What tells whether a file, or the list of files in a folder, is the one that was read before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64, u64),
+    modified: (i64, i64),
+    /// Set by whoever writes, and can't be set back.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of what lies at `path`; `None` where nothing does. Take it before reading.
+    pub fn of(path: &Path) -> io::Result<Option<Stamp>> {
+        match fs::metadata(path) {
+            Ok(m) => Ok(Some(Stamp {
+                file: (m.dev(), m.ino(), m.len()),
+                modified: (m.mtime(), m.mtime_nsec()),
+                changed: (m.ctime(), m.ctime_nsec()),
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// False for two seconds after a change: file times move in steps, and a second change within one
+    /// would not show.
+    pub fn is_settled(&self) -> bool {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let age = now.map_or(0, |now| now.as_secs()).abs_diff(u64::try_from(self.changed.0).unwrap_or(0));
+        age > 2
     }
 }
 

@@ -24,7 +24,7 @@ use std::{
 };
 
 /// Longest manifest, in bytes.
-const MAX_MANIFEST: u64 = 1 << 20;
+pub(super) const MAX_MANIFEST: u64 = 1 << 20;
 /// Most manifests kept in memory; past it the cache starts anew.
 const MAX_CACHED: usize = 1024;
 
@@ -178,7 +178,7 @@ impl ImageStore {
     pub fn open(dir: &Path) -> Result<ImageStore, StoreError> {
         let store = ImageStore::open_read_only(dir);
         store.0.blobs.create()?;
-        for sub in ["tags", "kept"] {
+        for sub in ["tags", "kept", "signatures"] {
             let sub = dir.join(sub);
             durable::create_dir_all(&sub).map_err(io_at("make folder", &sub))?;
         }
@@ -549,14 +549,21 @@ impl ImageStore {
         }
         let kept = self.kept_path(digest);
         durable::remove_file(&kept).map_err(io_at("remove", &kept))?;
+        self.remove_signatures(digest)?;
         lock(&self.0.manifests).remove(&digest);
         let (blobs, bytes) = self.sweep_blobs()?;
         lock(&self.0.referenced).clear();
         Ok(Removed { digest, tags, blobs, bytes })
     }
 
+    /// The folder of the store.
+    pub(super) fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
     /// Removes leftovers. The caller holds the exclusive lock.
     fn sweep(&self) -> Result<(), StoreError> {
+        self.sweep_signatures(&self.index()?)?;
         self.0.blobs.sweep_tmp()?;
         for dir in dir_entries(&self.0.dir.join("tags"))?.into_iter().chain([self.0.dir.join("kept")]) {
             for path in dir_entries(&dir)? {

@@ -6,8 +6,10 @@ pub mod durable;
 pub mod images;
 pub mod nbps;
 pub mod resolve;
+pub mod signatures;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trust;
 
 pub use blobs::StoreError;
 pub use images::{BlobFile, ImageStore, RemoveError, StoreLock};

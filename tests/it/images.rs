@@ -16,15 +16,15 @@ use std::{
 };
 
 /// A state folder, and files to import.
-struct Site {
+pub(crate) struct Site {
     folder: Folder,
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn path(p: &Path) -> &str {
+pub(crate) fn path(p: &Path) -> &str {
     p.to_str().unwrap()
 }
 
@@ -57,7 +57,7 @@ fn squashfs(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
 }
 
 impl Site {
-    fn new() -> Site {
+    pub(crate) fn new() -> Site {
         let folder = Folder::temporary("images").unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("kernel"), kernel()).unwrap();
@@ -66,11 +66,11 @@ impl Site {
         Site { folder }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn store_dir(&self) -> PathBuf {
+    pub(crate) fn store_dir(&self) -> PathBuf {
         self.at("state").join("store")
     }
 
@@ -80,11 +80,11 @@ impl Site {
         front.into_iter().chain(words.iter().map(|w: &&'a str| (*w).to_owned())).collect()
     }
 
-    fn image(&self, words: &[&str]) -> Output {
+    pub(crate) fn image(&self, words: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_pristine")).args(self.words(words)).output().unwrap()
     }
 
-    fn json(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         let out = self.image(&[words, &["--json"]].concat());
         assert!(out.status.success(), "{words:?}: {}", text(&out.stderr));
         serde_json::from_slice(&out.stdout).unwrap()
@@ -114,7 +114,7 @@ impl Site {
         self.image(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn imported(&self, name: &str, changes: &[(&str, &str)]) -> Value {
+    pub(crate) fn imported(&self, name: &str, changes: &[(&str, &str)]) -> Value {
         let out = self.import(name, changes);
         assert!(out.status.success(), "{}", text(&out.stderr));
         self.json(&["show", &format!("{name}:1")])

@@ -11,5 +11,6 @@ mod http;
 mod images;
 mod layers;
 mod serve;
+mod signatures;
 mod state;
 mod tftp;

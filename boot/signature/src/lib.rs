@@ -30,6 +30,8 @@ pub use secret::{Protection, SecretKey, SecretKeyError};
 pub use signature::{MAX_SIGNATURE, MAX_SIGNATURES, Signature, SignatureError};
 pub use statement::Statement;
 pub use time::utc;
+#[cfg(feature = "sign")]
+pub use zeroize::Zeroizing;
 
 /// In front of a line that nobody vouches for.
 const UNTRUSTED: &str = "untrusted comment: ";

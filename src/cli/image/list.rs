@@ -2,7 +2,7 @@
 
 use super::mib;
 use crate::{
-    cli::{Context, Outcome, table::Table},
+    cli::{Context, Outcome, context::print, table::Table},
     model::{BlobRef, Image},
     store::{ImageStore, images::Entry},
 };
@@ -59,6 +59,13 @@ pub(super) fn show(reference: &str, store: &ImageStore, context: &Context) -> Ou
     let image = store.resolve(reference)?;
     let value = json!({ "digest": image.digest, "size": size(&image), "manifest": image.manifest });
     context.show(&value, || describe(&image))
+}
+
+/// The manifest's own bytes, for signing elsewhere.
+pub(super) fn manifest(reference: &str, store: &ImageStore) -> Outcome {
+    let image = store.resolve(reference)?;
+    let bytes = store.manifest_bytes(image.digest)?.unwrap_or_default();
+    print(&String::from_utf8(bytes)?)
 }
 
 fn describe(image: &Image) -> String {

@@ -6,10 +6,11 @@ mod initramfs;
 mod list;
 mod preset;
 mod rm;
+mod sign;
 mod verify;
 
 use super::{Context, Outcome};
-use crate::store::ImageStore;
+use crate::store::{ImageStore, trust::TrustFiles};
 use clap::Subcommand;
 
 /// Images in the store.
@@ -23,12 +24,20 @@ pub enum Image {
     Show {
         /// name:version, a digest, or the first 8 or more of its digits
         image: String,
+        /// Print its manifest, byte by byte: what a signature is over
+        #[arg(long)]
+        manifest: bool,
     },
     /// Read everything again and name what is damaged
     Verify {
         /// Only these images
         images: Vec<String>,
+        /// Look at signatures instead: does a trusted key vouch for each image?
+        #[arg(long)]
+        signature: bool,
     },
+    /// Sign an image: the bytes of its manifest, which everything in it hangs on
+    Sign(sign::SignArgs),
     /// Remove an image that no machine is pinned to or runs
     Rm {
         /// name:version, a digest, or the first 8 or more of its digits
@@ -56,8 +65,17 @@ impl Image {
         match self {
             Image::Import(args) => import::run(*args, &to_write()?, context),
             Image::List => list::list(&to_read(), context),
-            Image::Show { image } => list::show(&image, &to_read(), context),
-            Image::Verify { images } => verify::run(&images, &to_read(), context),
+            Image::Show { image, manifest: true } => list::manifest(&image, &to_read()),
+            Image::Show { image, .. } => list::show(&image, &to_read(), context),
+            Image::Verify { images, signature } => {
+                let store = to_read();
+                let entries = verify::chosen(&images, &store)?;
+                match signature {
+                    true => sign::verify(&entries, &TrustFiles::at(&state_dir), &store, context),
+                    false => verify::run(&entries, &store, context),
+                }
+            }
+            Image::Sign(args) => sign::run(&args, &TrustFiles::at(&state_dir), &to_write()?, context),
             Image::Rm { images } => rm::run(&images, &state_dir, &to_write()?, context),
             Image::Initramfs(_) | Image::Preset(_) => Ok(()),
         }

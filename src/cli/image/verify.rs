@@ -4,11 +4,12 @@ use super::mib;
 use crate::{
     cli::{Context, Failure, Outcome},
     image::{progress::OnStderr, verify},
-    store::ImageStore,
+    store::{ImageStore, images::Entry},
 };
 use std::fmt::Write as _;
 
-pub(super) fn run(references: &[String], store: &ImageStore, context: &Context) -> Outcome {
+/// The images that `references` name; all where there are none.
+pub(super) fn chosen(references: &[String], store: &ImageStore) -> Result<Vec<Entry>, Failure> {
     let mut entries = store.entries()?;
     if !references.is_empty() {
         let mut wanted = Vec::new();
@@ -22,7 +23,11 @@ pub(super) fn run(references: &[String], store: &ImageStore, context: &Context) 
         }
         entries.retain(|e| wanted.contains(&e.digest));
     }
-    let report = verify::verify(store, &entries, &OnStderr)?;
+    Ok(entries)
+}
+
+pub(super) fn run(entries: &[Entry], store: &ImageStore, context: &Context) -> Outcome {
+    let report = verify::verify(store, entries, &OnStderr)?;
     context.show(&report, || {
         let mut text = String::new();
         for d in &report.damage {
