@@ -14,6 +14,7 @@ mod range;
 mod rate;
 mod router;
 mod server;
+mod signatures;
 mod source;
 
 pub use guard::Pace;

@@ -1,4 +1,4 @@
-use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, source::Sources};
+use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, signatures, source::Sources};
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
     Router,
@@ -35,6 +35,7 @@ pub(super) fn router<M: Machines>(app: Arc<App<M>>) -> Router {
         .route("/boot/report", post(boot::report))
         .route("/blobs/{digest}", get(blobs::blob))
         .route("/blobs/{digest}/{*name}", get(blobs::named_blob))
+        .route("/images/{digest}/signatures", get(signatures::signatures))
         .route("/nbp/{*name}", get(boot::nbp))
         .fallback(not_found)
         .with_state(app)

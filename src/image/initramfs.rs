@@ -5,6 +5,7 @@
 //! - `/lib/modules/VERSION/` with the modules unpacked at the paths that `modules.dep` names, and depmod's
 //!   text lists `modules.dep`, `modules.alias` and `modules.softdep`, reduced to what is there, and
 //!   `modules.builtin` whole;
+//! - `/etc/pristine/trusted-keys` and `trusted-images`, where it carries keys;
 //! - `/dev/console` and empty folders `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, `/root`.
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::model::Arch;
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use pristine_signature::{Carried, CarriedError};
 use std::{
     collections::BTreeSet,
     fs,
@@ -34,6 +36,8 @@ pub struct Recipe {
     pub nics: Nics,
     /// More modules, by name.
     pub extra: Vec<String>,
+    /// Keys without whose signature it boots nothing.
+    pub carried: Option<Carried>,
     /// Gzip it. Costs the machine some CPU and saves the link two thirds.
     pub gzip: bool,
 }
@@ -81,6 +85,9 @@ pub enum InitramfsError {
         /// What is wrong.
         why: String,
     },
+    /// Keys to carry that init would refuse.
+    #[error("can't carry these keys: {0}")]
+    Carried(#[from] CarriedError),
     /// Reading or writing failed.
     #[error("can't build the initramfs: {0}")]
     Io(#[from] io::Error),
@@ -96,6 +103,7 @@ pub fn default_init() -> Result<PathBuf, InitramfsError> {
 
 /// Builds the archive into `out`. The same input gives the same bytes.
 pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> {
+    recipe.carried.as_ref().map_or(Ok(()), Carried::check)?;
     let init = read_init(&recipe.init)?;
     let modules = Modules::open(&recipe.modules)?;
     modules.require(REQUIRED)?;
@@ -111,6 +119,14 @@ pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> 
     }
     cpio.char_device("dev/console", 5, 1)?;
     cpio.file("init", 0o755, &init)?;
+    if let Some(carried) = &recipe.carried {
+        cpio.dir("etc")?;
+        cpio.dir("etc/pristine")?;
+        cpio.file("etc/pristine/trusted-keys", 0o644, carried.keys_file().as_bytes())?;
+        if let Some(images) = carried.images_file() {
+            cpio.file("etc/pristine/trusted-images", 0o644, images.as_bytes())?;
+        }
+    }
     let base = format!("lib/modules/{}", modules.version());
     for dir in dirs_of(&base, &paths) {
         cpio.dir(&dir)?;
@@ -259,6 +275,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::store::testing::TempDir;
+    use pristine_signature::{Allowed, PublicKey};
     use std::process::Command;
 
     fn kernel_modules(dir: &Path, names: &[&str]) -> PathBuf {
@@ -275,7 +292,7 @@ mod tests {
 
     fn recipe(modules: PathBuf) -> Recipe {
         let init = PathBuf::from("/bin/busybox");
-        Recipe { modules, init, nics: Nics::Virtual, extra: vec!["wanted".into()], gzip: true }
+        Recipe { modules, init, nics: Nics::Virtual, extra: vec!["wanted".into()], carried: None, gzip: true }
     }
 
     #[test]
@@ -303,6 +320,32 @@ mod tests {
             "{text}"
         );
         assert_eq!(fs::read(dir.path().join("init")).unwrap(), fs::read("/bin/busybox").unwrap());
+    }
+
+    #[test]
+    fn carries_keys_where_init_looks_for_them_and_none_that_it_would_refuse() {
+        let dir = TempDir::new();
+        let key = PublicKey::parse("RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3").unwrap();
+        let web = Allowed { name: "web".into(), not_before: 5 };
+        let carried = Carried { keys: vec![key], images: vec![web.clone()] };
+        let all = ["squashfs", "dm_mod", "dm-verity"];
+        let recipe = Recipe {
+            carried: Some(carried.clone()),
+            gzip: false,
+            ..recipe(kernel_modules(dir.path(), &all))
+        };
+        let mut out = Vec::new();
+        super::build(&recipe, &mut out).unwrap();
+        fs::write(dir.path().join("i"), out).unwrap();
+        let unpack = ["-c", "cpio -idm --quiet < i"];
+        assert!(Command::new("sh").current_dir(dir.path()).args(unpack).status().unwrap().success());
+        let read = |name: &str| fs::read_to_string(dir.path().join("etc/pristine").join(name)).unwrap();
+        let (keys, images) = (read("trusted-keys"), read("trusted-images"));
+        assert_eq!(Carried::parse(&keys, Some(&images)), Ok(carried.clone()));
+
+        let twice = Carried { images: vec![web.clone(), web], ..carried };
+        let refused = super::build(&Recipe { carried: Some(twice), ..recipe }, io::sink()).unwrap_err();
+        assert!(refused.to_string().contains("web is there twice"), "{refused}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use error::LabError;
 pub use follow::Follow;
 pub use net::{Host, Net, Tap};
 pub use process::{Running, output_within};
-pub use qemu::{Accel, Firmware, Nic, Spec, Vm, accel};
+pub use qemu::{Accel, Firmware, Nic, Spec, Stick, Vm, accel};
 pub use service::{Mode, Service, Settings};
 pub use shell::Shell;
 pub use site::{Folder, Lab};

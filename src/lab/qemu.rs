@@ -14,7 +14,7 @@ use std::{
     fmt, fs,
     io::Read,
     os::unix::net::{UnixListener, UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -86,13 +86,26 @@ pub struct Spec {
     pub memory: u32,
     /// Model of its NIC.
     pub nic: Nic,
+    /// What it boots by itself, as from a USB stick, without asking the network.
+    pub stick: Option<Stick>,
+}
+
+/// A kernel that a machine brings with it.
+#[derive(Clone, Debug)]
+pub struct Stick {
+    /// Kernel file.
+    pub kernel: PathBuf,
+    /// Initramfs file.
+    pub initramfs: PathBuf,
+    /// Kernel command line.
+    pub cmdline: String,
 }
 
 impl Spec {
     /// The `n`th machine of a lab: the MAC follows from `n`.
     pub fn new(n: u8, firmware: Firmware) -> Spec {
         let mac = Mac([0x52, 0x54, 0x00, 0x19, 0x80, n]);
-        Spec { name: format!("{firmware}-{n}"), firmware, mac, memory: 1024, nic: Nic::Virtio }
+        Spec { name: format!("{firmware}-{n}"), firmware, mac, memory: 1024, nic: Nic::Virtio, stick: None }
     }
 }
 
@@ -211,6 +224,10 @@ fn arguments(command: &mut Command, spec: &Spec, accel: Accel) {
         device += ",romfile=";
     }
     command.args(["-device", &device]);
+    if let Some(stick) = &spec.stick {
+        command.arg("-kernel").arg(&stick.kernel).arg("-initrd").arg(&stick.initramfs);
+        command.args(["-append", &stick.cmdline]);
+    }
     match spec.firmware {
         // Nothing else to boot: like most servers, start over.
         Firmware::Bios | Firmware::Undionly => command.args(["-boot", "menu=off,reboot-timeout=3000"]),

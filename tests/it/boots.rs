@@ -1,7 +1,7 @@
 //! Real boots: real firmware, the real binary, the tiny image. `make test` builds what they need.
 
 use pristine::lab::{
-    Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Vm, process::Running,
+    Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Stick, Vm, process::Running,
 };
 use pristine::model::{BootAttempt, Stage, Verdict};
 use std::{
@@ -227,6 +227,65 @@ fn a_flipped_byte_in_the_rootfs_never_runs() {
     // Whoever looks after the store finds the same blob.
     let verify = site.lab.cli(&["image", "verify", "tiny:1"]).unwrap_err().to_string();
     assert!(verify.contains(&hex[..12]), "{verify}");
+}
+
+/// A machine that brings kernel and initramfs with it: the server says which image, and the key in the initramfs
+/// whether it may be.
+#[test]
+fn an_initramfs_with_a_key_boots_only_what_that_key_signed_whatever_the_server_says() {
+    let _slot = Slot::take();
+    let site = Site::up();
+    let at = |name: &str| site.folder.path().join(name).to_string_lossy().into_owned();
+    let cli = |words: &[&str]| site.lab.cli(words).unwrap();
+    for name in ["ours", "theirs"] {
+        cli(&["key", "generate", "--no-password", "--out", &at(&format!("{name}.key"))]);
+    }
+    let built = built("images").join("tiny/1");
+    let (modules, initramfs) = (built.join("modules"), at("stick.img"));
+    let words = [
+        "image",
+        "initramfs",
+        "--modules",
+        modules.to_str().unwrap(),
+        "--out",
+        &initramfs,
+        "--nics",
+        "virtual",
+    ];
+    cli(&[&words[..], &["--trusted-key", &at("ours.pub"), "--trusted-image", "tiny=2024-01-01"]].concat());
+    cli(&["image", "sign", "tiny:1", "--key", &at("theirs.key")]);
+
+    let stick = Stick {
+        kernel: built.join("kernel"),
+        initramfs: initramfs.into(),
+        cmdline: "console=ttyS0,115200 panic=2 pristine.server=http://198.18.0.1:8080".into(),
+    };
+    let vm = site.lab.power_on(Spec { stick: Some(stick), ..Spec::new(1, Firmware::Bios) }).unwrap();
+    let mac = vm.spec().mac;
+    let why = site.lab.follow().wait(mac, &BTreeSet::new(), "a refused boot", BOOT, |attempt| match &attempt
+        .verdict
+    {
+        Verdict::Failed { reason } => Some((reason.clone(), attempt.clone())),
+        _ => None,
+    });
+    let (reason, attempt) = site.show(&vm, why);
+    assert!(reason.contains("image tiny:1 is signed by none of the keys"), "{reason}");
+    assert!(
+        !attempt.stages.iter().any(|s| s.stage >= Stage::Rootfs),
+        "something of it was fetched: {attempt:?}"
+    );
+    site.show(&vm, vm.console().wait_for(Mark::default(), "Restarting in", LINE));
+    let console: Vec<String> = vm.console().text().split_whitespace().map(str::to_owned).collect();
+    assert!(console.join(" ").contains(reason.trim()), "{reason} is not on the console");
+
+    // It restarts by itself. Then somebody signs.
+    cli(&["image", "sign", "tiny:1", "--key", &at("ours.key")]);
+    let booted = site.lab.follow().wait(mac, &BTreeSet::new(), "a healthy boot", BOOT, |attempt| {
+        (attempt.verdict == Verdict::Healthy).then(|| attempt.clone())
+    });
+    let booted = site.show(&vm, booted);
+    assert_eq!(booted.image.unwrap().to_string(), site.digest("tiny:1"));
+    assert!(vm.console().text().contains("vouches for it, since"), "the console says who vouches");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use pristine::{
     provisioner::{FileAnswer, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
     store::ImageStore,
 };
+use pristine_signature::{SecretKey, Zeroizing};
 use std::{
     collections::BTreeMap,
     fs,
@@ -196,6 +197,25 @@ impl Served {
         stream.set_read_timeout(Some(BOUND)).unwrap();
         stream
     }
+}
+
+#[test]
+fn an_image_s_signatures_come_one_behind_the_other_and_not_those_of_others() {
+    let served = serve_image(Settings::default(), false);
+    let ask = |image: &str| {
+        served.text(&["-w", "%{http_code}", &served.url(&format!("/images/{image}/signatures"))])
+    };
+    assert_eq!(ask(&served.image.to_string()), "200");
+    let mut all = String::new();
+    for n in 1..=2 {
+        let key = SecretKey::new(&Zeroizing::new([n; 32]), [n; 8]).unwrap();
+        let signature = key.sign(b"manifest", "timestamp:1");
+        served.images.keep_signature(served.image, &signature).unwrap();
+        all += &signature.to_string();
+    }
+    assert_eq!(ask(&served.image.to_string()), all + "200");
+    assert_eq!(ask(&Digest::of(b"no image").to_string()), "no such image\n404");
+    assert!(ask("web:1").ends_with("404"));
 }
 
 #[test]

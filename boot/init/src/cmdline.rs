@@ -42,6 +42,11 @@ impl Words {
         self.0.iter().rev().find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
     }
 
+    /// These words and `more`; where both say something, `more` counts.
+    pub fn and(&self, more: Words) -> Words {
+        Words(self.0.iter().cloned().chain(more.0).collect())
+    }
+
     /// True where `word` stands alone or as `word=…`.
     pub fn has(&self, word: &str) -> bool {
         self.get(word).is_some() || self.0.iter().any(|w| w == word)
@@ -82,42 +87,64 @@ pub struct Boot {
     pub init: Option<String>,
 }
 
+/// What an initramfs must know before it can ask the server for the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// `pristine.server`.
+    pub server: SocketAddrV4,
+    /// `BOOTIF`.
+    pub mac: Option<[u8; 6]>,
+}
+
+fn word<'a>(words: &'a Words, key: &str) -> Result<&'a str> {
+    words.get(key).ok_or_else(|| {
+        Failure(format!(
+            "the kernel command line has no {key}=: this image must be booted by Pristine's boot script"
+        ))
+    })
+}
+
+fn bad(key: &str, value: &str, want: &str) -> Failure {
+    Failure(format!("the kernel command line says {key}={value}, which is not {want}"))
+}
+
+impl Way {
+    /// Reads the words that every command line has.
+    pub fn from_words(words: &Words) -> Result<Way> {
+        let server = word(words, "pristine.server")?;
+        Ok(Way {
+            server: server_addr(server)
+                .ok_or_else(|| bad("pristine.server", server, "http://IPV4 or http://IPV4:PORT"))?,
+            mac: match words.get("BOOTIF") {
+                Some(text) => Some(bootif(text).ok_or_else(|| bad("BOOTIF", text, "01-52-54-00-12-34-56"))?),
+                None => None,
+            },
+        })
+    }
+}
+
 impl Boot {
     /// Reads the words that Pristine's boot script puts on the command line.
     pub fn from_words(words: &Words) -> Result<Boot> {
-        let word = |key: &str| {
-            words.get(key).ok_or_else(|| {
-                Failure(format!(
-                    "the kernel command line has no {key}=: this image must be booted by Pristine's boot script"
-                ))
-            })
-        };
-        let bad = |key: &str, value: &str, want: &str| {
-            Failure(format!("the kernel command line says {key}={value}, which is not {want}"))
-        };
-        let server = word("pristine.server")?;
-        let image = word("pristine.image")?;
-        let attempt = word("pristine.boot")?;
+        let Way { server, mac } = Way::from_words(words)?;
+        let image = word(words, "pristine.image")?;
+        let attempt = word(words, "pristine.boot")?;
         let harmless = |s: &str| {
             (1..=128).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
         };
         if !harmless(attempt) {
             return Err(bad("pristine.boot", attempt, "the name of a boot attempt"));
         }
-        let token = word("pristine.token")?;
+        let token = word(words, "pristine.token")?;
         if !harmless(token) {
             return Err(Failure("the kernel command line has a pristine.token with odd characters".into()));
         }
         Ok(Boot {
-            server: server_addr(server)
-                .ok_or_else(|| bad("pristine.server", server, "http://IPV4 or http://IPV4:PORT"))?,
+            server,
             image: image.parse().map_err(|()| bad("pristine.image", image, "64 hex digits"))?,
             attempt: attempt.to_owned(),
             token: token.to_owned(),
-            mac: match words.get("BOOTIF") {
-                Some(text) => Some(bootif(text).ok_or_else(|| bad("BOOTIF", text, "01-52-54-00-12-34-56"))?),
-                None => None,
-            },
+            mac,
             init: words.get("init").filter(|i| i.starts_with('/')).map(str::to_owned),
         })
     }

@@ -5,6 +5,7 @@
 //! The same file is `agent healthy` in the running image (see [`report`]) and the kernel's module
 //! loader while it is in the initramfs (see [`devices::as_modprobe`]).
 
+mod assignment;
 mod cmdline;
 mod console;
 mod devices;
@@ -21,9 +22,10 @@ mod report;
 mod root;
 mod switch;
 mod sys;
+mod trust;
 mod verity;
 
-use cmdline::{Boot, Words};
+use cmdline::{Boot, Way, Words};
 use console::say;
 use failure::{Doing, Failure, Result};
 use report::Reporter;
@@ -97,13 +99,21 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     if panic_was.trim() == "0" {
         let _ = fs::write("/proc/sys/kernel/panic", "30");
     }
-    let boot = Boot::from_words(words)?;
+    let carried = trust::carried()?;
+    // An initramfs with keys of its own may come from elsewhere, and then asks which image it is to be.
+    let asks = carried.is_some() && words.get("pristine.image").is_none();
+    let Way { server, mac } = Way::from_words(words)?;
+    let said = if asks { None } else { Some(Boot::from_words(words)?) };
     // The kernel's own wishes for modules (the driver of a NIC's PHY) come to us.
     let _ = fs::create_dir_all("/sbin");
     let _ = std::os::unix::fs::symlink("/init", "/sbin/modprobe");
     let mut modules = devices::Modules::open();
     let began = uptime();
-    let network = net::bring_up(&mut modules, boot.mac)?;
+    let network = net::bring_up(&mut modules, mac)?;
+    let boot = match said {
+        Some(boot) => boot,
+        None => Boot::from_words(&words.and(assignment::ask(server, network.mac)?))?,
+    };
     let reporter = &*reporter.insert(Reporter {
         server: boot.server,
         attempt: boot.attempt.clone(),
@@ -118,6 +128,9 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     let bytes = fetch::whole(boot.server, &path, None, manifest::MAX_MANIFEST, "the image's manifest")?;
     let (tag, rootfs) = manifest::read(&bytes, boot.image)?;
     say(format!("image {tag}, sha256:{}", boot.image));
+    if let Some(carried) = &carried {
+        say(trust::check(carried, boot.server, &bytes, boot.image, &tag)?);
+    }
     root::check_memory(&rootfs)?;
     let fetched = root::fetch(boot.server, &boot.attempt, &rootfs)?;
     let mb = rootfs.blob.size as f32 / 1e6;

@@ -28,6 +28,8 @@ const DHCP_TRIES: u32 = 20;
 pub struct Network {
     /// `eth0`.
     pub interface: String,
+    /// Its MAC.
+    pub mac: [u8; 6],
     /// What the DHCP server said.
     pub lease: Answer,
 }
@@ -42,7 +44,7 @@ pub fn bring_up(modules: &mut Modules, mac: Option<[u8; 6]>) -> Result<Network> 
     sys::bind_to_device(&socket, &interface).doing(format!("bind to {interface}"))?;
     let lease = lease(&socket, mac)?;
     configure(&socket, &interface, &lease)?;
-    Ok(Network { interface, lease })
+    Ok(Network { interface, mac, lease })
 }
 
 /// NICs by name and MAC; none of the virtual kinds (loopback, tunnels), which have no device.

@@ -2,10 +2,15 @@
 
 use super::mib;
 use crate::{
-    cli::{Context, Failure, Outcome},
-    image::initramfs::{self, InitramfsError, Nics, Recipe},
+    cli::{Context, Failure, Outcome, text::parse_time},
+    image::{
+        initramfs::{self, Nics, Recipe},
+        signing,
+    },
+    model::Tag,
 };
 use clap::Args;
+use pristine_signature::{Allowed, Carried};
 use serde_json::json;
 use std::{
     fs::File,
@@ -38,13 +43,21 @@ pub struct InitArgs {
     /// Another module for the initramfs, by name; repeatable
     #[arg(long = "module", value_name = "NAME")]
     extra: Vec<String>,
+    /// Carry this public key (a file, or the key itself) in the initramfs, which then boots only images that a
+    /// key it carries signed; repeatable
+    #[arg(long = "trusted-key", value_name = "FILE|KEY")]
+    trusted_keys: Vec<String>,
+    /// Which images those keys may vouch for: a name, or * for any, signed at TIME or later; repeatable
+    /// [default: any, whenever signed]
+    #[arg(long = "trusted-image", value_name = "NAME[=TIME]", value_parser = allowed, requires = "trusted_keys")]
+    trusted_images: Vec<Allowed>,
     /// Leave the initramfs uncompressed: larger on the wire, no unpacking on the machine
     #[arg(long)]
     no_gzip: bool,
 }
 
 impl InitArgs {
-    pub(super) fn recipe(&self, modules: &Path) -> Result<Recipe, InitramfsError> {
+    pub(super) fn recipe(&self, modules: &Path) -> Result<Recipe, Failure> {
         Ok(Recipe {
             modules: modules.to_owned(),
             init: match &self.init {
@@ -53,9 +66,29 @@ impl InitArgs {
             },
             nics: self.nics,
             extra: self.extra.clone(),
+            carried: self.carried()?,
             gzip: !self.no_gzip,
         })
     }
+
+    fn carried(&self) -> Result<Option<Carried>, Failure> {
+        if self.trusted_keys.is_empty() {
+            return Ok(None);
+        }
+        let keys = self.trusted_keys.iter().map(|k| signing::public_key(k)).collect::<Result<_, _>>()?;
+        Ok(Some(Carried { keys, images: self.trusted_images.clone() }))
+    }
+}
+
+/// `web`, `*`, `web=2026-11-01`.
+fn allowed(text: &str) -> Result<Allowed, String> {
+    let (name, time) = text.split_once('=').map_or((text, None), |(name, time)| (name, Some(time)));
+    if name != "*" {
+        Tag::new(name, "1").map_err(|e| e.to_string())?;
+    }
+    let time = time.map(parse_time).transpose()?.unwrap_or(0);
+    let not_before = u64::try_from(time / 1000).map_err(|_| "a time after 1970 is needed")?;
+    Ok(Allowed { name: name.to_owned(), not_before })
 }
 
 pub(super) fn run(args: &InitramfsArgs, context: &Context) -> Outcome {
