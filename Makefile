@@ -38,8 +38,10 @@ init: ## the static initramfs init, copied beside the pristine binaries
 nbp: build ## boot programs from Debian's packages, for the tests and the lab
 	target/debug/pristine nbp fetch --dir $(NBP)
 
-images: build ## the tiny image of the tests
+images: build ## the images of the tests: tiny, Debian's installer, a Debian live ISO
 	images/tiny/build
+	images/debian-installer/build
+	images/debian-live/build
 
 test: build nbp images ## units, properties, integration in namespaces, real boots on four firmware paths
 	cargo test --locked --workspace

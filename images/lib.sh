@@ -89,6 +89,32 @@ kernel() {
     printf '%s\n' "$dir"
 }
 
+# debian_sources FOLDER: the machine's apt entries for Debian 12 itself, without third parties', as files in FOLDER;
+# prints their names.
+debian_sources() {
+    local folder=$1 file
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ -e "$file" ] || continue
+        sed 's/#.*//' "$file" |
+            grep -E '^deb[[:space:]].*[[:space:]](bookworm|bookworm-updates|bookworm-security)[[:space:]]+main([[:space:]]|$)' || true
+    done >"$folder/debian.list"
+    for file in /etc/apt/sources.list.d/*.sources; do
+        [ -e "$file" ] || continue
+        # Paragraphs without comments whose suites are all Debian 12's and whose components have main.
+        grep -v '^#' "$file" | awk -v RS= '
+            { suites = components = ""
+              for (n = split($0, lines, "\n"); n > 0; n--) {
+                  if (lines[n] ~ /^Suites:/) suites = substr(lines[n], 8)
+                  if (lines[n] ~ /^Components:/) components = substr(lines[n], 12)
+              }
+              ours = components ~ /(^| )main( |$)/ && suites != ""
+              for (n = split(suites, names, " "); n > 0; n--)
+                  if (names[n] !~ /^bookworm(-updates|-security)?$/) ours = 0
+              if (ours) print $0 "\n" }'
+    done >"$folder/debian.sources"
+    find "$folder" -maxdepth 1 \( -name debian.list -o -name debian.sources \) -size +0
+}
+
 # squash ROOT FILE COMPRESSION...: a squashfs whose bytes depend on ROOT's names, modes, owners and contents only.
 squash() {
     local root=$1 file=$2

@@ -18,12 +18,12 @@ const BOOT: Duration = Duration::from_secs(240);
 const LINE: Duration = Duration::from_secs(60);
 
 /// A virtual server keeps one core busy: so many run at once.
-struct Slot;
+pub(super) struct Slot;
 
 static FREE: (Mutex<Option<usize>>, Condvar) = (Mutex::new(None), Condvar::new());
 
 impl Slot {
-    fn take() -> Slot {
+    pub(super) fn take() -> Slot {
         let cores = || std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
         let mut free = FREE.0.lock().unwrap();
         while *free.get_or_insert_with(cores) == 0 {
@@ -41,7 +41,7 @@ impl Drop for Slot {
     }
 }
 
-fn built(what: &str) -> PathBuf {
+pub(super) fn built(what: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(what);
     assert!(path.exists(), "{} is not there: `make test` builds it", path.display());
     path

@@ -227,6 +227,10 @@ fn a_blob_is_fetched_whole_and_its_boot_is_told_when_the_last_byte_is_out() {
     assert_eq!(said, format!("200 {KERNEL}"));
     assert!(fs::read(served.folder.0.join("got")).unwrap() == *kernel);
     assert_eq!(served.told(), Told::Blob(AttemptId(0xab), *digest, true));
+    // Where the ending of the name counts, the boot is a part of the path.
+    let url = served.url(&format!("/blobs/{digest}/00000000000000ac/rootfs.squashfs"));
+    assert_eq!(served.text(&["-o", "got", "-w", "%{http_code}", &url]), "200");
+    assert_eq!(served.told(), Told::Blob(AttemptId(0xac), *digest, true));
     let head = served.text(&["-I", &served.url(&format!("/blobs/{digest}?boot=00000000000000ab"))]);
     for field in [
         "HTTP/1.1 200 OK\n",

@@ -4,6 +4,7 @@
 mod api;
 mod boots;
 mod boots_firmware;
+mod boots_foreign;
 mod cli;
 mod dhcpd;
 mod foreign;
