@@ -149,7 +149,7 @@ fn a_machine_is_named_pinned_explained_and_forgotten() {
     assert_eq!((rule.machines, rule.rule.name.as_str()), (1, "dbs"));
     assert_eq!(client.explain("db7").unwrap().rule, Rule::Selector);
     assert_eq!(client.machines(Some("label.role=db")).unwrap().len(), 1);
-    assert_eq!(client.machines(Some("label.role=a+b c")).unwrap().len(), 0);
+    assert_eq!(client.machines(Some(r#"label.role="a+b c""#)).unwrap().len(), 0);
     let (status, body) = refused(client.set_rule("x", "rak=a1", "local").unwrap_err());
     assert_eq!(status, 400);
     assert!(body.error.contains("column 1") && body.error.contains("did you mean rack?"), "{}", body.error);

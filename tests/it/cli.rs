@@ -63,7 +63,7 @@ fn a_configuration_is_checked_with_line_and_column() {
         fails(&["config", "check", name], 1),
         format!(
             "pristine: {name}:2:1: http.prot: unknown key `prot`\n  2 | prot = 8080\n    | ^^^^\n  \
-             allowed: listen, port\n  did you mean `port`?\n"
+             allowed: listen, port, head_time, body_time, stall_time\n  did you mean `port`?\n"
         )
     );
     std::fs::write(&file, "[http]\nport = 8088\n[[interface]]\nname = \"eth1\"\n").unwrap();
@@ -132,19 +132,22 @@ fn machines_are_named_pinned_and_explained() {
         "no machine was seen yet: power one on, or name one with `pristine machine set <mac> --hostname <name>`\n"
     );
     assert_eq!(cli.ok(&["machine", "set", mac, "--hostname", "db7", "--label", "role=db"]), "db7 is set\n");
-    assert_eq!(cli.ok(&["pin", "db7", "local"]), "db7 is pinned to local, from its next power-on\n");
+    assert_eq!(
+        cli.ok(&["pin", "db7", "local"]),
+        "db7 is pinned to local, from its next power-on; it was not seen yet\n"
+    );
     let list = cli.ok(&["machine", "list"]);
     assert!(
         list.starts_with(
-            "MAC                HOSTNAME  RACK  FIRMWARE  PIN    LAST HEALTHY  SEEN\n\
-             52:54:00:00:00:01  db7       -     -         local  -             "
+            "MAC                HOSTNAME  RACK  FIRMWARE  PIN    LAST HEALTHY   SEEN\n\
+             52:54:00:00:00:01  db7       -     -         local  -             never\n"
         ),
         "{list}"
     );
     let explained = cli.ok(&["explain", "db7"]);
     assert!(explained.starts_with("db7 would get: local\n"), "{explained}");
     assert!(explained.contains("-> pin      pinned to local\n"), "{explained}");
-    assert!(explained.contains("   default  not asked: the pin goes before it\n"), "{explained}");
+    assert!(explained.contains("   rule     not asked: the pin goes before it\n"), "{explained}");
     assert_eq!(
         cli.ok(&["unpin", "db7"]),
         "db7 has no pin any more: it gets discover from its next power-on\n"
