@@ -152,6 +152,11 @@ impl Client {
         self.send::<(), _>("DELETE", &format!("/machines/{}/pin", part(key)), None)
     }
 
+    /// Wipes what its record says of images that failed on it; what it would get now.
+    pub fn retry(&self, key: &str) -> Reply<Explanation> {
+        self.send::<(), _>("POST", &format!("/machines/{}/retry", part(key)), None)
+    }
+
     /// What it would get now, and why.
     pub fn explain(&self, key: &str) -> Reply<Explanation> {
         self.get(&format!("/machines/{}/explain", part(key)))

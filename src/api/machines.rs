@@ -54,6 +54,10 @@ pub async fn unpin(State(api): State<Api>, Path(key): Path<String>) -> Result<Js
     Ok(Json(api.provisioner().unpin(&key).await?))
 }
 
+pub async fn retry(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Explanation>, Refusal> {
+    Ok(Json(api.provisioner().retry(&key).await?))
+}
+
 pub async fn explain(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Explanation>, Refusal> {
     Ok(Json(api.provisioner().explain(&key)?))
 }

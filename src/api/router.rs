@@ -20,6 +20,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("DELETE", "/api/v1/machines/{machine}"),
     ("PUT", "/api/v1/machines/{machine}/pin"),
     ("DELETE", "/api/v1/machines/{machine}/pin"),
+    ("POST", "/api/v1/machines/{machine}/retry"),
     ("GET", "/api/v1/machines/{machine}/explain"),
     ("GET", "/api/v1/machines/{machine}/boots"),
     ("GET", "/api/v1/boots"),
@@ -131,6 +132,7 @@ pub fn router(api: Api) -> Router {
         .route("/machines", get(machines::list))
         .route("/machines/{machine}", machine)
         .route("/machines/{machine}/pin", axum::routing::put(machines::pin).delete(machines::unpin))
+        .route("/machines/{machine}/retry", axum::routing::post(machines::retry))
         .route("/machines/{machine}/explain", get(machines::explain))
         .route("/machines/{machine}/boots", get(boots::of_machine))
         .route("/boots", get(boots::list))

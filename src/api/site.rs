@@ -67,7 +67,8 @@ pub async fn image(
 pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
     let uptime = api.uptime();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(uptime);
-    let super::Others { mut counters, alarms } = api.others();
+    let super::Others { mut counters, mut alarms } = api.others();
+    alarms.extend(api.provisioner().alarms());
     counters.insert("provisioner".into(), json(&api.provisioner().stats()));
     counters.insert("api".into(), json(&**api.counters()));
     Ok(Json(Status {

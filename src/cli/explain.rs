@@ -29,6 +29,7 @@ pub(super) fn rule_name(rule: &Rule) -> &'static str {
         Rule::Pin => "pin",
         Rule::Selector => "rule",
         Rule::Default => "default",
+        Rule::Fallback => "fallback",
         Rule::Unknown => "unknown",
     }
 }
@@ -45,25 +46,37 @@ fn words(e: &Explanation, default: &Assigned) -> String {
     }
     out.push_str(&format!("{}\n\nrules, first that applies wins:\n", text::clean(&e.why)));
     let used = |rule: &Rule| if e.rule == *rule { "->" } else { "  " };
+    if e.rule == Rule::Fallback {
+        out.push_str(&format!(
+            "-> fallback what the rules say failed too often (`pristine retry {}` tries it again)\n",
+            text::name(m)
+        ));
+    }
+    // What the rules say, be it what the machine gets or not.
+    let by = e.instead_of.as_ref().map_or(&e.rule, |i| &i.rule);
+    let says = match &e.instead_of {
+        Some(instead) => format!("image {}", instead.image.short()),
+        None => short(&e.target),
+    };
     let pin = match &m.pin {
         Some(pin) => format!("pinned to {}", short(pin)),
         None => "doesn't apply: it has no pin".to_owned(),
     };
-    let selector = match e.rule {
+    let selector = match by {
         Rule::Pin => "not asked: the pin goes before it".to_owned(),
-        Rule::Selector => format!("a selector rule says {}", short(&e.target)),
+        Rule::Selector => format!("a selector rule says {says}"),
         _ => "doesn't apply: none picks this machine (`pristine rule list`)".to_owned(),
     };
     let has_default = default.target.is_some();
-    let default = match (&default.target, &e.rule) {
+    let default = match (&default.target, by) {
         (_, Rule::Pin | Rule::Selector) => "not asked: a rule before it applies".to_owned(),
         (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
         (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
-        (Some(target), Rule::Unknown) => {
+        (Some(target), Rule::Unknown | Rule::Fallback) => {
             format!("not asked, though it is {}: no operator has touched this machine", short(target))
         }
     };
-    let unknown = match e.rule {
+    let unknown = match by {
         Rule::Unknown => format!("`unknown` of the configuration says {}", short(&e.target)),
         _ => "not asked: a rule before it applies".to_owned(),
     };
@@ -108,6 +121,7 @@ mod tests {
             rule: Rule::Unknown,
             image: None,
             why: "it has no pin, no rule picks it, and the site has no default".into(),
+            instead_of: None,
             refused: None,
             firmware: None,
             nbp: None,

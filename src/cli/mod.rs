@@ -76,6 +76,8 @@ enum Command {
     Pin(pin::Pin),
     /// Take a machine's pin away: it gets what the site's rules and default say again
     Unpin(pin::Unpin),
+    /// Have a machine that fell back to its last good image try again what the rules say
+    Retry(pin::Retry),
     /// Show or set what machines boot that have no pin and that no rule picks
     Default(pin::Default),
     /// What the machines that a selector picks boot: set, list, remove
@@ -117,6 +119,7 @@ impl Command {
             Command::Machine(c) => c.run(context),
             Command::Pin(c) => c.run(context),
             Command::Unpin(c) => c.run(context),
+            Command::Retry(c) => c.run(context),
             Command::Default(c) => c.run(context),
             Command::Rule(c) => c.run(context),
             Command::Explain(c) => c.run(context),

@@ -20,6 +20,17 @@ pub struct Unpin {
     machine: String,
 }
 
+/// Have a machine that fell back to its last good image try again what the rules say.
+#[derive(Debug, Args)]
+pub struct Retry {
+    /// MAC or hostname
+    #[arg(required_unless_present = "select")]
+    machine: Option<String>,
+    /// Every machine that this selector picks, as in 'rack=a1'
+    #[arg(long, conflicts_with = "machine", value_name = "SELECTOR")]
+    select: Option<String>,
+}
+
 /// Show or set what machines boot that have no pin and that no rule picks.
 #[derive(Debug, Args)]
 pub struct Default {
@@ -41,6 +52,37 @@ impl Pin {
                 gets(&now),
                 doubt(&now)
             )
+        })
+    }
+}
+
+impl Retry {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let client = context.client()?;
+        let keys = match (&self.machine, &self.select) {
+            (Some(machine), _) => vec![machine.clone()],
+            (None, select) => {
+                let all = client.machines(select.as_deref())?;
+                all.iter().filter(|m| !m.failing.is_empty()).map(|m| m.mac.to_string()).collect()
+            }
+        };
+        let mut all = Vec::new();
+        for key in &keys {
+            all.push(client.retry(key)?);
+        }
+        context.show(&all, || match all.as_slice() {
+            [] => "no image failed on any of these machines\n".to_owned(),
+            all => {
+                let line = |now: &Explanation| {
+                    format!(
+                        "{} gets {} from its next power-on\n{}",
+                        text::name(&now.machine),
+                        gets(now),
+                        doubt(now)
+                    )
+                };
+                all.iter().map(line).collect()
+            }
         })
     }
 }

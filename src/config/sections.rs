@@ -20,6 +20,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What a machine gets that no operator has touched.
     pub unknown: Unknown,
+    /// Boots in a row that an image may fail on a machine before the last one that was healthy there
+    /// takes its place; 0: never.
+    pub fallback_after: u32,
     /// Least severe message that is logged.
     pub log: LogLevel,
     /// HTTP for machines.
@@ -52,6 +55,7 @@ impl Default for Config {
         Config {
             state_dir: PathBuf::from("/var/lib/pristine"),
             unknown: Unknown::default(),
+            fallback_after: 3,
             log: LogLevel::default(),
             http: Http::default(),
             tftp: Tftp::default(),
@@ -334,6 +338,7 @@ impl Config {
                 scripts_per_minute: b.scripts_per_minute,
             },
             require_signature: self.images.require_signature,
+            fallback_after: self.fallback_after,
         }
     }
 

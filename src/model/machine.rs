@@ -1,4 +1,4 @@
-use super::{Arch, ClientArch, Digest, Mac, Millis};
+use super::{Arch, AttemptId, ClientArch, Digest, Mac, Millis};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -30,7 +30,8 @@ impl fmt::Display for BootTarget {
     }
 }
 
-/// Which rule chose the boot target. Precedence: the pin; then a selector rule; then, for a machine that
+/// Which rule chose the boot target. Whatever image a rule chose, one that was healthy before takes its
+/// place where it fails boot after boot (`Fallback`). Precedence: the pin; then a selector rule; then, for a machine that
 /// no operator has touched, `unknown = "ignore"` or `"discover"`; then the default; then the waiting screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +42,8 @@ pub enum Rule {
     Selector,
     /// The site's default.
     Default,
+    /// What the rules say failed too many boots in a row: the image that was last healthy instead.
+    Fallback,
     /// No operator has touched the machine and the configuration's `unknown` says what it gets, or
     /// there is no default: it waits.
     Unknown,
@@ -57,6 +60,22 @@ pub struct SelectorRule {
     pub target: BootTarget,
     /// When it was first set: of two rules with equally many conditions the older one goes first.
     pub created: Millis,
+}
+
+/// An image that a machine failed to boot, as its record has it until it boots healthy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingImage {
+    /// Which.
+    pub image: Digest,
+    /// Boots of it in a row that failed.
+    pub boots: u32,
+    /// When the first of them did.
+    pub since: Millis,
+    /// The last of them.
+    #[serde(default)]
+    pub last: Option<AttemptId>,
+    /// What became of that one, in words.
+    pub reason: String,
 }
 
 /// A physical server.
@@ -110,6 +129,9 @@ pub struct Machine {
     /// Image of the boot it is in or last made, so that `image rm` can refuse it.
     #[serde(default)]
     pub running: Option<Digest>,
+    /// Images that it failed to boot since they were last healthy on it; a few, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<FailingImage>,
 }
 
 impl Machine {
@@ -138,6 +160,7 @@ impl Machine {
             last_seen: now,
             last_healthy: None,
             running: None,
+            failing: Vec::new(),
         }
     }
 }

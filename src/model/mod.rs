@@ -24,7 +24,7 @@ pub use digest::{Digest, DigestError};
 pub use image::{BlobRef, Image, Manifest, RootFs, Verity};
 pub use lease::{ClientKey, Lease, LeaseState};
 pub use mac::{Mac, MacError};
-pub use machine::{BootTarget, Machine, Rule, SelectorRule};
+pub use machine::{BootTarget, FailingImage, Machine, Rule, SelectorRule};
 pub use name::{NameError, Tag};
 pub use nearest::{distance, nearest};
 pub use trust::{MAX_KEYS, Revoked, Stale, Trust, TrustRefusal, TrustedKey};

@@ -5,13 +5,15 @@
 //!
 //! Precedence: the machine's pin, then the first selector rule that picks it, then the site's default,
 //! then a waiting screen. A site may say (`unknown`) that machines which no operator has touched or
-//! picked don't get the default. Rollouts will stand between pin and rules, in [`assigned`].
+//! picked don't get the default. Rollouts will stand between pin and rules, in [`assigned`]. An image
+//! that failed too many boots in a row gives way to the last one that was healthy (`fallback`).
 
-use super::{Unknown, rules::Rules};
+use super::{Unknown, fallback, rules::Rules};
 use crate::{
     model::{Arch, BootClient, BootTarget, ClientKind, Digest, Image, Machine, Rule},
     netboot::{NbpAnswer, ServerAddr, choose_nbp},
 };
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// What a machine is assigned, before anybody looked whether it can boot that.
@@ -25,6 +27,15 @@ pub struct Assignment {
     pub why: Cow<'static, str>,
 }
 
+/// What the last good image takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsteadOf {
+    /// The image that failed too often.
+    pub image: Digest,
+    /// The rule that chose it.
+    pub rule: Rule,
+}
+
 /// The answer to "what does this client boot now?".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootAnswer {
@@ -34,6 +45,8 @@ pub struct BootAnswer {
     pub rule: Rule,
     /// The whole decision as a sentence.
     pub why: String,
+    /// What was assigned and failed too often, where the last good image takes its place.
+    pub instead_of: Option<InsteadOf>,
     /// Why it is not booted although it is assigned something: then no kernel is ever named to it.
     pub refused: Option<String>,
     /// The image, where one is assigned and may be booted.
@@ -69,11 +82,14 @@ pub struct Policy<'a> {
     pub default: Option<&'a BootTarget>,
     /// What machines get that no operator has touched.
     pub unknown: Unknown,
+    /// Boots in a row that an image may fail on a machine before its last good one takes its place; 0:
+    /// never.
+    pub fallback_after: u32,
 }
 
 /// Which target, by which rule.
 pub fn assigned(machine: Option<&Machine>, policy: Policy<'_>) -> Assignment {
-    let Policy { rules, default, unknown } = policy;
+    let Policy { rules, default, unknown, .. } = policy;
     if let Some(pin) = machine.and_then(|m| m.pin.clone()) {
         return Assignment { target: pin, rule: Rule::Pin, why: "it is pinned".into() };
     }
@@ -118,7 +134,35 @@ pub fn boot_answer(
     find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
     vouch: &dyn Fn(&Image) -> Result<(), String>,
 ) -> BootAnswer {
-    let Assignment { target, rule, why } = assigned(machine, policy);
+    let mut instead_of = None;
+    let mut answer = assigned(machine, policy);
+    let way_back = machine.and_then(|m| fallback::instead_of(m, &answer.target, policy.fallback_after));
+    if let Some((good, failing)) = way_back {
+        let failed = format!(
+            "{} failed {} boots in a row (the last one {})",
+            find(failing.image)
+                .ok()
+                .flatten()
+                .map_or_else(|| format!("image {}", failing.image.short()), |i| i.manifest.tag.to_string()),
+            failing.boots,
+            failing.reason
+        );
+        match checked(good, client, machine, find, vouch) {
+            Ok(_) => {
+                instead_of = Some(InsteadOf { image: failing.image, rule: answer.rule });
+                answer = Assignment {
+                    target: BootTarget::Image { digest: good },
+                    rule: Rule::Fallback,
+                    why: format!("it was the last one that was healthy here, and {failed}").into(),
+                };
+            }
+            Err(reason) => {
+                let why = format!("{}; {failed}, but there is no way back: {reason}", answer.why);
+                answer.why = why.into();
+            }
+        }
+    }
+    let Assignment { target, rule, why } = answer;
     let nbp = choose_nbp(client, &target, machine.and_then(|m| m.nbp.as_deref()), server);
     let (image, refused) = match &target {
         BootTarget::Image { digest } => match checked(*digest, client, machine, find, vouch) {
@@ -139,7 +183,7 @@ pub fn boot_answer(
         Some(reason) => format!("{what} ({why}), but is not booted: {reason}"),
     };
     let generation = machine.map_or(0, |m| m.generation);
-    BootAnswer { target, rule, why, refused, image, nbp, generation }
+    BootAnswer { target, rule, why, instead_of, refused, image, nbp, generation }
 }
 
 /// The image, if it is there, runs on this machine, and somebody vouches for it where that is needed.
@@ -203,7 +247,7 @@ mod tests {
 
     fn policy(default: Option<&BootTarget>, unknown: Unknown) -> Policy<'_> {
         static NONE: Rules = Rules::none();
-        Policy { rules: &NONE, default, unknown }
+        Policy { rules: &NONE, default, unknown, fallback_after: 3 }
     }
 
     fn ask(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> BootAnswer {
@@ -260,7 +304,7 @@ mod tests {
         let default = web();
         let mut m = Machine::new(Mac([2, 0, 0, 0, 0, 1]), 0);
         let of = |m: &Machine, unknown| {
-            assigned(Some(m), Policy { rules: &rules, default: Some(&default), unknown })
+            assigned(Some(m), Policy { rules: &rules, default: Some(&default), unknown, fallback_after: 3 })
         };
         assert_eq!(of(&m, Unknown::Ignore).rule, Rule::Unknown);
         m.arch = Some(Arch::X86_64);

@@ -177,7 +177,7 @@ impl Provisioner {
 
     /// Changes a machine on record, brings a stranger on record, or, where `create` says so, one that
     /// was never seen.
-    async fn change(
+    pub(super) async fn change(
         &self,
         key: &str,
         create: bool,
@@ -226,6 +226,7 @@ impl Provisioner {
         match (before, state.machines.get(after.mac).cloned()) {
             (Some(before), Some(mut now)) => {
                 now.pin = before.pin;
+                now.failing = before.failing;
                 now.hostname = before.hostname;
                 now.rack = before.rack;
                 now.nbp = before.nbp;

@@ -46,6 +46,7 @@ impl Provisioner {
             rule: answer.rule,
             image,
             why: answer.why,
+            instead_of: answer.instead_of,
             refused: answer.refused,
             firmware: machine.firmware,
             nbp: nbp.filter(|_| machine.firmware.is_some()),

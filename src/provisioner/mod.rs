@@ -16,6 +16,7 @@
 //! | the per-machine script and its token | `script` |
 //! | reports and progress of a boot | `report` |
 //! | which machines a selector rule picks | `rules` (pure) |
+//! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | operators' commands | `command`, `rule`, `explain` |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
@@ -26,6 +27,7 @@ mod attempts;
 mod clock;
 mod command;
 mod explain;
+mod fallback;
 mod files;
 mod flat;
 mod lease;
@@ -35,6 +37,7 @@ mod rule;
 mod rules;
 mod script;
 mod state;
+mod suspect;
 mod ticker;
 mod types;
 mod vouching;
@@ -44,8 +47,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Assignment, BootAnswer, Policy, assigned, boot_answer, is_touched};
+pub use answer::{Assignment, BootAnswer, InsteadOf, Policy, assigned, boot_answer, is_touched};
 pub use clock::{Clock, SystemClock, TestClock};
+pub use suspect::Suspect;
 pub use types::{
     Bounds, CommandError, Explanation, FileAnswer, MachinePatch, Options, Pinned, Report, ReportError,
     ScriptError, ScriptQuery, Stats, TransferOutcome, Unknown,

@@ -1,8 +1,8 @@
 //! The per-machine boot script: the moment when a boot's target is fixed.
 
 use super::{
-    Provisioner, ScriptError, ScriptQuery,
-    attempts::Seen,
+    BootAnswer, Provisioner, ScriptError, ScriptQuery,
+    attempts::{self, Seen},
     random,
     state::{Effects, State},
 };
@@ -71,23 +71,24 @@ impl Provisioner {
         from_its_own_address(state, client.mac, peer, now)?;
         rate(state, client.mac, now)?;
         state.seen(client, now, &mut fx);
-        let mut answer = state.answer(&self.0.images, client, &server, &self.voucher());
+        let mut answer = self.checked(state, client, &server);
+        let primary = state.machines.primary(client.mac);
+        let latest = state.attempts.latest(primary).map(|t| &t.attempt);
+        let same = latest.filter(|a| belongs(a, answer.image.as_ref())).map(|a| a.id);
+        if let (None, Some(old)) = (same, latest.map(|a| a.id)) {
+            // A boot that ends here may be the one with which its image failed too often.
+            state.update(old, &mut fx, |t| attempts::supersede(&mut t.attempt));
+            answer = self.checked(state, client, &server);
+        }
         if answer.target != BootTarget::Ignore && !state.keep(client.mac, &mut fx) {
             return Err(ScriptError::TableFull(state.machines.counts().0));
         }
-        let primary = state.machines.primary(client.mac);
         let Some(mut machine) = state.machines.get(primary).cloned() else {
             return Err(ScriptError::BadMac(client.mac.to_string()));
         };
         let before = machine.clone();
         State::describe(&mut machine, query);
 
-        if let Some(reason) = answer.image.as_ref().and_then(|image| self.missing_blob(image)) {
-            answer.refused = Some(reason);
-            answer.image = None;
-        }
-        let latest = state.attempts.latest(primary).map(|t| &t.attempt);
-        let same = latest.filter(|a| belongs(a, answer.image.as_ref())).map(|a| a.id);
         let id = same.unwrap_or(fresh);
         let input = |target| ScriptInput {
             server,
@@ -161,6 +162,16 @@ impl Provisioner {
         }
         let commit = self.hand_on(&locked, fx);
         Ok((script, commit))
+    }
+
+    /// The one answer, with a look at the image's blobs: without one that is damaged.
+    fn checked(&self, state: &State, client: &BootClient, server: &ServerAddr) -> BootAnswer {
+        let mut answer = state.answer(&self.0.images, client, server, &self.voucher());
+        if let Some(reason) = answer.image.as_ref().and_then(|image| self.missing_blob(image)) {
+            answer.refused = Some(reason);
+            answer.image = None;
+        }
+        answer
     }
 
     /// Why an image's blobs are not all there, as far as the store looks before it serves them.

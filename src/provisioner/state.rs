@@ -9,14 +9,15 @@ use super::{
     answer::{BootAnswer, Policy, assigned, boot_answer, is_known},
     attempt_table::{Attempts, Tracked},
     attempts::{self, Step},
+    fallback,
     machines::Machines,
     rules::Rules,
 };
 use crate::{
     dhcp,
     model::{
-        Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, Image, Mac,
-        Machine, Millis, Stage,
+        Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, FailingImage,
+        Image, Mac, Machine, Millis, Stage,
     },
     netboot::ServerAddr,
     store::ImageStore,
@@ -31,6 +32,7 @@ pub(super) struct State {
     /// Where the configuration names no subnet: the links that are served by their own networks.
     pub flat: Option<dhcp::FlatLinks>,
     pub unknown: Unknown,
+    pub fallback_after: u32,
     pub bounds: Bounds,
     pub machines: Machines,
     pub leases: dhcp::Leases,
@@ -58,6 +60,7 @@ impl State {
             flat: options.site.subnets.is_empty().then(dhcp::FlatLinks::default),
             site: options.site,
             unknown: options.unknown,
+            fallback_after: options.fallback_after,
             bounds: options.bounds,
             default,
             rules,
@@ -80,12 +83,32 @@ impl State {
     }
 
     fn policy(&self) -> Policy<'_> {
-        Policy { rules: &self.rules, default: self.default.as_ref(), unknown: self.unknown }
+        Policy {
+            rules: &self.rules,
+            default: self.default.as_ref(),
+            unknown: self.unknown,
+            fallback_after: self.fallback_after,
+        }
     }
 
-    /// What a machine is assigned now.
+    /// What a machine is assigned now, or what takes the place of that.
     pub fn target_of(&self, machine: &Machine) -> BootTarget {
-        assigned(Some(machine), self.policy()).target
+        let target = assigned(Some(machine), self.policy()).target;
+        match fallback::instead_of(machine, &target, self.fallback_after) {
+            Some((digest, _)) => BootTarget::Image { digest },
+            None => target,
+        }
+    }
+
+    /// Machines on record that boot their last good image in the place of another one, with that one.
+    pub fn fallen_back(&self) -> impl Iterator<Item = (&Machine, &FailingImage)> {
+        self.machines.iter_known().filter_map(|machine| {
+            // Asked first, since hardly any machine has one.
+            machine.failing.first()?;
+            let target = assigned(Some(machine), self.policy()).target;
+            let (_, failing) = fallback::instead_of(machine, &target, self.fallback_after)?;
+            Some((machine, failing))
+        })
     }
 
     /// Changes what the site says of machines without a pin: those on record that would boot something
@@ -252,13 +275,28 @@ impl State {
         fx.changes.extend(self.attempts.add(tracked));
     }
 
-    /// Changes an attempt, for memory, store and watchers.
+    /// Changes an attempt, for memory, store and watchers; how it ended goes on its machine's record, too.
     pub fn update(&mut self, id: AttemptId, fx: &mut Effects, change: impl FnOnce(&mut Tracked) -> bool) {
         if let Some((kept, attempt)) = self.attempts.update(id, change) {
             if kept {
                 fx.changes.push(Change::Attempt(attempt.clone()));
+                self.judge(&attempt, fx);
             }
             fx.events.push(attempt);
+        }
+    }
+
+    /// Notes on a machine's record whether its image failed it again, or no longer.
+    fn judge(&mut self, attempt: &BootAttempt, fx: &mut Effects) {
+        let Some((seen, at)) = self.attempts.get(attempt.id).map(|t| (t.seen, t.heard.max(t.moved))) else {
+            return;
+        };
+        let Some(mut machine) = self.machines.get(attempt.mac).cloned() else { return };
+        let before = self.target_of(&machine);
+        if fallback::note(&mut machine, attempt, seen, at) {
+            // What it boots next may be another one now.
+            machine.generation += u64::from(self.target_of(&machine) != before);
+            self.put(machine, fx);
         }
     }
 

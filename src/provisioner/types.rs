@@ -62,6 +62,9 @@ pub struct Options {
     pub bounds: Bounds,
     /// Only images that a trusted key signed boot, and can be assigned.
     pub require_signature: bool,
+    /// Boots in a row that an image may fail on a machine before its last good one takes its place; 0:
+    /// never.
+    pub fallback_after: u32,
 }
 
 /// Answer to a request for a boot file.
@@ -299,6 +302,9 @@ pub struct Explanation {
     pub image: Option<Tag>,
     /// In words.
     pub why: String,
+    /// What the rules say, where the last good image takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<super::InsteadOf>,
     /// Why it would not boot it.
     pub refused: Option<String>,
     /// Firmware of its last boot, which the NBP hangs on.

@@ -49,6 +49,11 @@ fn in_use(state_dir: &Path, digest: Digest) -> Result<Vec<String>, String> {
             by.push(format!("{} is pinned to it", name(machine)));
         } else if machine.running == Some(digest) {
             by.push(format!("{} runs it", name(machine)));
+        } else if machine.last_healthy == Some(digest) {
+            by.push(format!(
+                "it is the last one that was healthy on {}, which may need it back",
+                name(machine)
+            ));
         }
     }
     Ok(by)
