@@ -1,6 +1,14 @@
 //! Is this a squashfs that a kernel can mount? By its superblock (kernel
 //! `fs/squashfs/squashfs_fs.h`, `Documentation/filesystems/squashfs.rst`).
 
+mod block;
+mod data;
+mod ids;
+mod inodes;
+mod pool;
+mod table;
+pub mod write;
+
 use std::fmt;
 
 /// Bytes of a superblock.

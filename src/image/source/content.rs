@@ -161,7 +161,7 @@ impl Content {
     }
 
     /// Opens it; `size` is what the file is known to have.
-    pub(super) fn open(&self, size: u64) -> io::Result<FileReader> {
+    pub fn open(&self, size: u64) -> io::Result<FileReader> {
         let from = match &self.0 {
             Place::Bytes(bytes) => From::Bytes(Arc::clone(bytes)),
             Place::Extent(backing) => From::Backing { backing: backing.clone(), parts: None },

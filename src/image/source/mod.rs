@@ -26,7 +26,7 @@ mod sparse;
 mod tar_read;
 mod tar_write;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tree;
 mod unpack;
 

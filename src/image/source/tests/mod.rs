@@ -6,7 +6,7 @@ mod folder;
 mod gnu_tar;
 mod layers;
 mod oci;
-mod props;
+pub(in crate::image) mod props;
 
 use super::*;
 use crate::{image::progress::Silent, store::testing::TempDir};
@@ -110,7 +110,7 @@ pub(super) fn refusal_with(bytes: &[u8], options: &Options) -> String {
 }
 
 /// What is in a tree, a line each; contents where they are short.
-pub(super) fn listing(tree: &Tree) -> Vec<String> {
+pub(in crate::image) fn listing(tree: &Tree) -> Vec<String> {
     tree.walk()
         .map(|e| {
             let (path, m) = (show(e.path), &e.node.meta);
@@ -132,6 +132,12 @@ pub(super) fn listing(tree: &Tree) -> Vec<String> {
             format!("{path} {:o} {}:{} {} {what}{xattrs}", m.mode, m.uid, m.gid, m.mtime)
         })
         .collect()
+}
+
+/// Gives what has a name another one.
+pub(in crate::image) fn link(tree: &mut Tree, new: &[u8], old: &[u8]) {
+    let node = tree.names.get(old).unwrap().clone();
+    tree.put(new.to_vec(), node).unwrap();
 }
 
 /// Names and kinds alone.

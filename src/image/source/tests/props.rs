@@ -39,7 +39,7 @@ fn path() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(dirs, leaf)| [dirs.join("/").as_bytes(), b"/l", leaf.as_slice()].concat())
 }
 
-fn tree() -> impl Strategy<Value = (Tree, Vec<usize>)> {
+pub(in crate::image) fn tree() -> impl Strategy<Value = (Tree, Vec<usize>)> {
     let entries = prop::collection::vec((path(), meta(), kind()), 0..12);
     let links = prop::collection::vec((path(), any::<prop::sample::Index>()), 0..3);
     (entries, links, prop::collection::vec(any::<usize>(), 64)).prop_map(|(entries, links, order)| {
