@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod cpio;
+pub mod diff;
 pub mod import;
 pub mod initramfs;
 pub mod input;
@@ -13,6 +14,7 @@ pub mod preset;
 pub mod progress;
 pub mod signing;
 pub mod source;
+pub mod squash_read;
 pub mod squashfs;
 pub mod verify;
 pub mod verity;

@@ -91,7 +91,7 @@ impl Site {
     }
 
     /// Arguments of an import of `name:1`; `changes` replaces the values of options or adds some.
-    fn import_words(&self, name: &str, changes: &[(&str, &str)]) -> Vec<String> {
+    pub(crate) fn import_words(&self, name: &str, changes: &[(&str, &str)]) -> Vec<String> {
         let file = |name: &str| path(&self.at(name)).to_owned();
         let mut args = vec![
             ("--name", name.to_owned()),
@@ -109,7 +109,7 @@ impl Site {
         ["import".to_owned()].into_iter().chain(flat).collect()
     }
 
-    fn import(&self, name: &str, changes: &[(&str, &str)]) -> Output {
+    pub(crate) fn import(&self, name: &str, changes: &[(&str, &str)]) -> Output {
         let words = self.import_words(name, changes);
         self.image(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -136,7 +136,7 @@ impl Site {
         out
     }
 
-    fn blob(&self, digest: &Value) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &Value) -> PathBuf {
         ImageStore::open_read_only(&self.store_dir())
             .blobs()
             .path(digest.as_str().unwrap().parse::<Digest>().unwrap())

@@ -7,6 +7,7 @@ mod boots_firmware;
 mod boots_foreign;
 mod cli;
 mod dhcpd;
+mod diff;
 mod foreign;
 mod http;
 mod images;

@@ -1,6 +1,7 @@
 //! `pristine image …`: offline commands against the state folder. A running service sees what they
 //! change, since the store is files. One file a command.
 
+mod diff;
 mod import;
 mod initramfs;
 mod list;
@@ -28,6 +29,8 @@ pub enum Image {
         #[arg(long)]
         manifest: bool,
     },
+    /// What differs between two images: packages, files, kernel, command line, sizes
+    Diff(diff::DiffArgs),
     /// Read everything again and name what is damaged
     Verify {
         /// Only these images
@@ -67,6 +70,7 @@ impl Image {
             Image::List => list::list(&to_read(), context),
             Image::Show { image, manifest: true } => list::manifest(&image, &to_read()),
             Image::Show { image, .. } => list::show(&image, &to_read(), context),
+            Image::Diff(args) => diff::run(&args, &to_read(), context),
             Image::Verify { images, signature } => {
                 let store = to_read();
                 let entries = verify::chosen(&images, &store)?;
