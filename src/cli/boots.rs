@@ -4,21 +4,6 @@ use super::{Context, Failure, Outcome, table::Table, text};
 use crate::model::{BootAttempt, Stage};
 use clap::Args;
 
-/// Columns of the table. Discover is its zero; an offer is as good as its ack.
-const COLUMNS: [(Stage, &str); 11] = [
-    (Stage::Ack, ">ACK"),
-    (Stage::Nbp, ">NBP"),
-    (Stage::Script, ">SCRIPT"),
-    (Stage::Kernel, ">KERNEL"),
-    (Stage::Initramfs, ">INITRD"),
-    (Stage::Init, ">INIT"),
-    (Stage::Network, ">NET"),
-    (Stage::Rootfs, ">ROOTFS"),
-    (Stage::Verified, ">VERIFIED"),
-    (Stage::SwitchRoot, ">SWITCH"),
-    (Stage::Healthy, ">HEALTHY"),
-];
-
 /// Boot attempts, newest first: seconds since the first packet at each stage, and how it ended.
 #[derive(Debug, Args)]
 pub struct Boots {
@@ -51,23 +36,19 @@ impl Boots {
 
 /// One row a boot; what is to be said of failed and stuck ones follows in full below the table.
 pub(super) fn table(attempts: &[BootAttempt], tags: &text::Tags) -> String {
-    let mut heads = vec!["BOOT", "MACHINE", "IMAGE", "BEGAN"];
-    heads.extend(COLUMNS.map(|(_, head)| head));
-    heads.push("VERDICT");
+    let mut heads = ["BOOT", "MACHINE", "IMAGE", "BEGAN"].map(str::to_owned).to_vec();
+    heads.extend(Stage::COLUMNS.map(|(_, head)| format!(">{head}")));
+    heads.push("VERDICT".into());
     let mut table = Table::new(&heads);
     let mut notes = String::new();
     for a in attempts {
-        let began = a.began().unwrap_or_default();
         let mut row = vec![
             a.id.to_string(),
             a.mac.to_string(),
             a.image.map_or_else(|| "-".into(), |d| tags.image(d)),
-            text::time(began),
+            text::time(a.began().unwrap_or_default()),
         ];
-        for (stage, _) in COLUMNS {
-            let event = a.stages.iter().find(|s| s.stage == stage);
-            row.push(event.map_or_else(|| "-".into(), |s| text::seconds(s.at - began)));
-        }
+        row.extend(Stage::COLUMNS.map(|(stage, _)| a.until(stage).map_or_else(|| "-".into(), text::seconds)));
         let verdict = a.outcome();
         match verdict.split_once(':') {
             Some((short, _)) => {

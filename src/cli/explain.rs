@@ -69,7 +69,8 @@ fn words(e: &Explanation, default: &Assigned) -> String {
     };
     let has_default = default.target.is_some();
     let default = match (&default.target, by) {
-        (_, Rule::Pin | Rule::Selector) => "not asked: a rule before it applies".to_owned(),
+        (_, Rule::Pin) => "not asked: the pin goes before it".to_owned(),
+        (_, Rule::Selector) => "not asked: the rule goes before it".to_owned(),
         (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
         (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
         (Some(target), Rule::Unknown | Rule::Fallback) => {
@@ -77,8 +78,13 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         }
     };
     let unknown = match by {
-        Rule::Unknown => format!("`unknown` of the configuration says {}", short(&e.target)),
-        _ => "not asked: a rule before it applies".to_owned(),
+        Rule::Pin => "not asked: the pin goes before it".to_owned(),
+        Rule::Selector => "not asked: the rule goes before it".to_owned(),
+        Rule::Default | Rule::Fallback => "doesn't apply: the default says what it gets".to_owned(),
+        Rule::Unknown if has_default || e.target != BootTarget::Discover => {
+            format!("`unknown` of the configuration says {}", short(&e.target))
+        }
+        Rule::Unknown => format!("{}: nothing says otherwise", short(&e.target)),
     };
     let mut rules =
         [(Rule::Pin, pin), (Rule::Selector, selector), (Rule::Default, default), (Rule::Unknown, unknown)];
@@ -145,12 +151,14 @@ mod tests {
              pin      doesn't apply: it has no pin\n   \
              rule     doesn't apply: none picks this machine (`pristine rule list`)\n   \
              default  doesn't apply: there is none (`pristine default <image>` sets one)\n\
-             -> unknown  `unknown` of the configuration says discover\n\
+             -> unknown  discover: nothing says otherwise\n\
              \n\
              seen       never\n\
              firmware   not known yet\n\
              NBP        -\n\
              addresses  -\n"
         );
+        let shown = words(&Explanation { rule: Rule::Selector, ..e }, &default);
+        assert_eq!(shown.matches("not asked: the rule goes before it").count(), 2, "{shown}");
     }
 }

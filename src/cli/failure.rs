@@ -39,6 +39,8 @@ impl Failure {
             Failure::Said => return ExitCode::FAILURE,
             Failure::PipeClosed => return ExitCode::SUCCESS,
         };
+        // Some of the words are not ours: they must not drive the terminal.
+        let text: String = text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
         let _ = writeln!(err, "pristine: {text}");
         ExitCode::from(code)
     }

@@ -8,8 +8,8 @@ pub struct Table {
 
 impl Table {
     /// A table with these heads; a head that starts with `>` aligns its column to the right.
-    pub fn new(heads: &[&str]) -> Table {
-        Table { rows: vec![heads.iter().map(|h| (*h).to_owned()).collect()] }
+    pub fn new<S: AsRef<str>>(heads: &[S]) -> Table {
+        Table { rows: vec![heads.iter().map(|h| h.as_ref().to_owned()).collect()] }
     }
 
     /// Adds a row. Control characters are shown as `?`: some of the words are machines' own.

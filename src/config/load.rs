@@ -5,6 +5,9 @@ use super::Config;
 use crate::model::nearest;
 use std::{fmt, io::ErrorKind, ops::Range, path::Path, path::PathBuf};
 
+/// Columns of a line within which a fault is shown.
+const SHOWN: usize = 200;
+
 /// One thing that is wrong in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -104,10 +107,12 @@ fn place(text: &str, span: Range<usize>) -> (usize, usize, String, usize) {
     let line = before.matches('\n').count() + 1;
     let head = before.rsplit('\n').next().unwrap_or("");
     let tail = after.split('\n').next().unwrap_or("");
-    let source = format!("{head}{tail}").trim_end().to_owned();
     let column = head.chars().count() + 1;
     let marked = text.get(start..span.end).unwrap_or("").split('\n').next().unwrap_or("");
-    (line, column, source, marked.trim_end().chars().count().max(1))
+    // The beginning of a long line is shown, and nothing of one that is wrong far from its beginning.
+    let shown = if column > SHOWN { 0 } else { SHOWN + SHOWN };
+    let source: String = format!("{head}{tail}").trim_end().chars().take(shown).collect();
+    (line, column, source, marked.trim_end().chars().count().clamp(1, SHOWN))
 }
 
 /// The dotted key whose name or value lies at byte `at`.
@@ -229,7 +234,7 @@ impl fmt::Display for Problem {
             write!(f, "{key}: ")?;
         }
         f.write_str(&self.message)?;
-        if let Some(line) = self.line {
+        if let Some(line) = self.line.filter(|_| self.column <= SHOWN) {
             let number = line.to_string();
             write!(f, "\n  {number} | {}", self.source)?;
             write!(f, "\n  {0:1$} | {0:2$}{3}", "", number.len(), self.column - 1, "^".repeat(self.width))?;

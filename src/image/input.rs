@@ -41,10 +41,15 @@ impl Input {
 
     /// Opens it. The length is that of now.
     pub fn open(&self) -> io::Result<Opened> {
+        let not_a_file = || io::Error::from(io::ErrorKind::InvalidInput);
+        // Before it is opened: opening a pipe waits for whoever writes to it.
+        if !std::fs::metadata(&self.path)?.is_file() {
+            return Err(not_a_file());
+        }
         let file = File::open(&self.path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            return Err(not_a_file());
         }
         let whole = 0..meta.len();
         let parts = self.within.as_ref().map_or_else(|| Vec::from([whole]), |within| within.parts.clone());

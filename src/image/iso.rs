@@ -134,12 +134,12 @@ impl ReadAt for File {
 impl Iso {
     /// Opens the image at `path`.
     pub fn open(path: &Path) -> Result<Iso, IsoError> {
-        let file = File::open(path)?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
+        // Before it is opened: opening a pipe waits for whoever writes to it.
+        if !std::fs::metadata(path)?.is_file() {
             return Err(IsoError::NotIso { looks_like: Some("no plain file") });
         }
-        let size = meta.len();
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
         let mut head = [0; 8];
         let read = file.read_at(&mut head, 0)?;
         Iso::read(file, size).map_err(|e| match e {

@@ -160,41 +160,21 @@ pub fn describe(attempt: &BootAttempt) -> String {
 
 /// Attempts as a table: one row each, seconds since its first packet in each column.
 pub fn table(rows: &[(String, BootAttempt)]) -> String {
-    const STAGES: [(Stage, &str); 11] = [
-        (Stage::Ack, "ack"),
-        (Stage::Nbp, "nbp"),
-        (Stage::Script, "script"),
-        (Stage::Kernel, "kernel"),
-        (Stage::Initramfs, "initrd"),
-        (Stage::Init, "init"),
-        (Stage::Network, "network"),
-        (Stage::Rootfs, "rootfs"),
-        (Stage::Verified, "verified"),
-        (Stage::SwitchRoot, "switch"),
-        (Stage::Healthy, "healthy"),
-    ];
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(4);
-    let mut out = format!("{:width$}", "boot");
-    for (_, title) in STAGES {
+    let mut out = format!("{:width$}", "BOOT");
+    for (_, title) in Stage::COLUMNS {
         out += &format!(" {title:>8}");
     }
-    out += "  verdict\n";
+    out += "  VERDICT\n";
     for (name, attempt) in rows {
         out += &format!("{name:width$}");
-        let began = attempt.began().unwrap_or_default();
-        for (stage, _) in STAGES {
-            let event = attempt.stages.iter().find(|s| s.stage == stage);
-            let cell = event.map_or_else(|| "-".to_owned(), |s| seconds(s.at - began));
-            out += &format!(" {cell:>8}");
+        for (stage, _) in Stage::COLUMNS {
+            let seconds = |millis| format!("{:.1}", millis as f64 / 1_000.0);
+            out += &format!(" {:>8}", attempt.until(stage).map_or_else(|| "-".to_owned(), seconds));
         }
         out += &format!("  {}\n", attempt.outcome());
     }
     out
-}
-
-/// Milliseconds as seconds with one digit.
-pub fn seconds(millis: i64) -> String {
-    format!("{}.{}", millis / 1000, (millis % 1000).abs() / 100)
 }
 
 #[cfg(test)]

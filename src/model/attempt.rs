@@ -93,6 +93,23 @@ impl fmt::Display for Stage {
     }
 }
 
+impl Stage {
+    /// Columns of a table of attempts. Discover is their zero; an offer is as good as its ack.
+    pub const COLUMNS: [(Stage, &str); 11] = [
+        (Stage::Ack, "ACK"),
+        (Stage::Nbp, "NBP"),
+        (Stage::Script, "SCRIPT"),
+        (Stage::Kernel, "KERNEL"),
+        (Stage::Initramfs, "INITRD"),
+        (Stage::Init, "INIT"),
+        (Stage::Network, "NET"),
+        (Stage::Rootfs, "ROOTFS"),
+        (Stage::Verified, "VERIFIED"),
+        (Stage::SwitchRoot, "SWITCH"),
+        (Stage::Healthy, "HEALTHY"),
+    ];
+}
+
 /// One thing that happened in an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageEvent {
@@ -210,6 +227,12 @@ impl BootAttempt {
     /// When it began, if it has any step.
     pub fn began(&self) -> Option<Millis> {
         self.stages.first().map(|s| s.at)
+    }
+
+    /// Milliseconds from its beginning to a stage that it reached.
+    pub fn until(&self, stage: Stage) -> Option<Millis> {
+        let event = self.stages.iter().find(|s| s.stage == stage)?;
+        Some(event.at - self.began()?)
     }
 }
 

@@ -44,8 +44,8 @@ pub enum Rule {
     Default,
     /// What the rules say failed too many boots in a row: the image that was last healthy instead.
     Fallback,
-    /// No operator has touched the machine and the configuration's `unknown` says what it gets, or
-    /// there is no default: it waits.
+    /// What the configuration's `unknown` says of a machine that no operator has touched; it goes before
+    /// the default. Also the waiting screen where there is no default, after all others.
     Unknown,
 }
 

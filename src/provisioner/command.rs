@@ -6,7 +6,7 @@ use super::{
     state::{Effects, State},
 };
 use crate::{
-    model::{BootTarget, Change, Image, Mac, Machine, Tag, distance},
+    model::{BootTarget, Change, Image, Mac, Machine, Tag, distance, nearest},
     netboot::is_nbp_name,
     store::{ImageStore, StoreLock, db::DbError},
 };
@@ -72,11 +72,33 @@ impl Provisioner {
     /// Names or describes a machine.
     pub async fn set_machine(&self, key: &str, patch: MachinePatch) -> Result<Machine, CommandError> {
         let (this, key) = (self.clone(), key.to_owned());
+        if let Some(Some(nbp)) = &patch.nbp {
+            self.check_nbp(nbp)?;
+        }
         whole(async move {
             let mac = this.change(&key, true, move |state, machine| apply(state, machine, patch)).await?;
             this.machine(&mac.to_string())
         })
         .await
+    }
+
+    /// A boot program that a machine can be given.
+    fn check_nbp(&self, name: &str) -> Result<(), CommandError> {
+        let shown: String = name.chars().take(80).collect();
+        if !is_nbp_name(name) {
+            return Err(CommandError::Bad(format!(
+                "`{shown}` is no name of a boot program: write a file name as `pristine nbp list` shows it"
+            )));
+        }
+        if self.0.nbps.get(name).is_some() {
+            return Ok(());
+        }
+        let there = self.0.nbps.list();
+        let near = nearest(name, there.iter().map(|nbp| nbp.name.as_str()));
+        let near = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+        Err(CommandError::Bad(format!(
+            "there is no boot program `{shown}`{near}: see `pristine nbp list`; of a file that was added since it started, the service knows after a SIGHUP"
+        )))
     }
 
     /// Forgets a machine and its boot attempts; if it is still there, it appears again. Its leases
@@ -291,17 +313,9 @@ fn apply(state: &State, machine: &mut Machine, patch: MachinePatch) -> Result<()
         rack.iter().try_for_each(|r| check_word("rack", r))?;
         machine.rack = rack;
     }
-    if let Some(nbp) = patch.nbp {
-        if let Some(name) = nbp.as_ref().filter(|name| !is_nbp_name(name)) {
-            let name: String = name.chars().take(80).collect();
-            return Err(CommandError::Bad(format!(
-                "`{name}` is no name of a boot program: write a file name as `pristine nbp list` shows it"
-            )));
-        }
-        if machine.nbp != nbp {
-            machine.nbp = nbp;
-            machine.generation += 1;
-        }
+    if let Some(nbp) = patch.nbp.filter(|nbp| machine.nbp != *nbp) {
+        machine.nbp = nbp;
+        machine.generation += 1;
     }
     if let Some(macs) = patch.other_macs {
         for mac in &macs {

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     model::{
-        AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image, IpxeFeatures, LeaseState,
-        Mac, Millis, Stage, Verdict,
+        AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image, IpxeFeatures, Lease,
+        LeaseState, Mac, Millis, Stage, Verdict,
     },
     netboot::{ScriptInput, ScriptTarget, ServerAddr, boot_script},
 };
@@ -204,20 +204,24 @@ fn belongs(latest: &crate::model::BootAttempt, image: Option<&Image>) -> bool {
     open && same
 }
 
-/// Another host of the link must not take over a boot under way (its token, or its place as the
-/// machine's latest attempt) by naming its MAC. Only where the address is a lease of ours: beside
-/// another DHCP server firmware and iPXE may well have two.
+/// Another host must not take over a machine's boot (its token, its place as the latest attempt), nor
+/// report one as healthy, by naming its MAC. A machine that holds an address of ours asks from there: to
+/// ask from another's, a host would have to take that over as well. Where its addresses are another
+/// server's nothing is known of them: firmware and iPXE may well have two.
 fn from_its_own_address(state: &State, mac: Mac, peer: Ipv4Addr, now: Millis) -> Result<(), ScriptError> {
-    let latest = state.attempts.latest(state.machines.primary(mac)).map(|t| &t.attempt);
-    let running = latest.filter(|a| matches!(a.verdict, Verdict::Running | Verdict::Stuck { .. }));
-    let Some(addr) = running.and_then(|a| a.addr).filter(|addr| *addr != peer) else { return Ok(()) };
-    let ours = state
-        .leases
-        .by_addr(addr)
-        .is_some_and(|lease| lease.mac == mac && lease.state == LeaseState::Bound && lease.expires > now);
-    match ours {
-        true => Err(ScriptError::NotItsAddress { mac, peer }),
-        false => Ok(()),
+    let machine = state.machines.get(state.machines.primary(mac));
+    let others = machine.into_iter().flat_map(|m| [m.mac].into_iter().chain(m.other_macs.iter().copied()));
+    let macs = [mac].into_iter().chain(others);
+    // A lease of a network that is no longer served here is from before a change of the configuration.
+    let ours = |l: &&Lease| {
+        l.state == LeaseState::Bound
+            && l.expires > now
+            && state.site.subnets.iter().any(|s| s.network.contains(l.addr))
+    };
+    let mut held = macs.flat_map(|mac| state.leases.by_mac(mac)).filter(ours).map(|l| l.addr).peekable();
+    match held.peek().copied() {
+        Some(holds) if held.all(|addr| addr != peer) => Err(ScriptError::NotItsAddress { mac, holds, peer }),
+        _ => Ok(()),
     }
 }
 

@@ -280,10 +280,33 @@ async fn another_host_that_names_a_booting_machine_gets_no_script_and_takes_no_b
     w.prov.set_default(Some("web:1")).await.unwrap();
     let (addr, other) = (w.lease(1, IPXE).await.unwrap(), w.lease(2, IPXE).await.unwrap());
     let before = w.script(1, other).await;
-    assert_eq!(before, Err(ScriptError::NotItsAddress { mac: mac(1), peer: other }));
+    assert_eq!(before, Err(ScriptError::NotItsAddress { mac: mac(1), holds: addr, peer: other }));
     let token = token_of(&w.script(1, addr).await.unwrap());
     assert!(w.script(1, other).await.is_err());
     w.prov.report(&token, stage(Stage::Init)).await.unwrap();
+
+    // Nor when its boot is over, nor with a DISCOVER in its name, which anybody can send.
+    w.prov.report(&token, stage(Stage::Healthy)).await.unwrap();
+    assert!(w.script(1, other).await.is_err());
+    w.dhcp(&packet(1, 1, IPXE)).await;
+    assert!(w.script(1, other).await.is_err());
+    w.script(1, addr).await.unwrap();
+
+    // A lease that ended, and a machine with another server's address, say nothing of who asks.
+    w.clock.advance(2 * 3_600_000);
+    w.script(1, other).await.unwrap();
+    w.script(7, other).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_with_two_nics_asks_from_either_address() {
+    let w = World::new(Options::default());
+    let both = MachinePatch { other_macs: Some(vec![mac(2)]), ..MachinePatch::default() };
+    w.prov.set_machine(M, both).await.unwrap();
+    let (one, two) = (w.lease(1, IPXE).await.unwrap(), w.lease(2, IPXE).await.unwrap());
+    w.script(1, two).await.unwrap();
+    w.script(2, one).await.unwrap();
+    assert!(w.script(1, "198.18.0.77".parse().unwrap()).await.is_err());
 }
 
 #[tokio::test]

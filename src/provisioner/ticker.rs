@@ -12,6 +12,10 @@ use tokio::sync::watch;
 /// for this long was a visitor: it is forgotten.
 const VISITOR: Millis = 7 * 24 * 3_600 * 1_000;
 
+/// Boots that get stuck in one second and are logged one by one: a flood of made-up MACs must not fill
+/// the log.
+const LOGGED: usize = 20;
+
 impl Provisioner {
     /// Ticks once a second until `shutdown` says true or its sender is gone.
     pub async fn run_ticker(self, mut shutdown: watch::Receiver<bool>) {
@@ -43,8 +47,11 @@ impl Provisioner {
                 attempts::check(&mut t.attempt, t.moved, t.seen, now, &|a| likely_cause(a, native))
             });
         }
-        for attempt in &fx.events {
+        for attempt in fx.events.iter().take(LOGGED) {
             tracing::warn!(mac = %attempt.mac, stage = ?attempt.reached(), "boot is stuck");
+        }
+        if let Some(more @ 1..) = fx.events.len().checked_sub(LOGGED) {
+            tracing::warn!(more, "boots are stuck: see `pristine boots`");
         }
         drop(self.hand_on(&locked, fx));
     }

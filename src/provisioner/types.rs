@@ -151,11 +151,15 @@ pub enum ScriptError {
     /// More scripts than any boot needs.
     #[error("{0} asked for too many scripts within a minute: it is refused until the minute is over")]
     TooMany(crate::model::Mac),
-    /// Another host asks in its name while it boots.
-    #[error("{mac} boots with another address than {peer}, which asks for its script")]
+    /// Another host asks in its name.
+    #[error(
+        "{mac} holds {holds}, and {peer} asks for its script: is there NAT between, or another machine with this MAC?"
+    )]
     NotItsAddress {
         /// Whose script was asked for.
         mac: crate::model::Mac,
+        /// An address that it has from here.
+        holds: std::net::Ipv4Addr,
         /// Who asked.
         peer: std::net::Ipv4Addr,
     },

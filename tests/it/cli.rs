@@ -169,6 +169,15 @@ fn machines_are_named_pinned_and_explained() {
         cli.err(&["machine", "set", mac], 2),
         "pristine: nothing to set: name one of --hostname, --rack, --nbp, --label, --other-mac\n"
     );
+    for nbp in ["../x", "ipxe-x86.efi"] {
+        let said = cli.err(&["machine", "set", mac, "--nbp", nbp], 1);
+        assert!(said.contains(nbp) && said.contains("pristine nbp list"), "{said}");
+    }
+    assert_eq!(
+        cli.err(&["pin", "a\u{1b}[31m", "local"], 1).lines().next(),
+        Some("pristine: no machine `a?[31m`"),
+        "nobody's words drive the terminal"
+    );
     assert!(cli.err(&["machine", "set", mac, "--label", "x"], 2).contains("`x` is not a label"));
 }
 

@@ -192,6 +192,8 @@ fn a_refused_import_says_why_and_leaves_the_store_as_it_was() {
     let rootfs = fs::read(site.at("rootfs")).unwrap();
     fs::write(site.at("short"), &rootfs[..rootfs.len() - 8192]).unwrap();
     fs::write(site.at("elf"), b"\x7fELF").unwrap();
+    // Nobody writes to it: who opens it waits for ever.
+    assert!(Command::new("mkfifo").arg(site.at("pipe")).status().unwrap().success());
     squashfs(&site.at(""), "small", b"nothing much");
     fs::write(site.at("other"), b"070701 with busybox").unwrap();
     fs::write(site.at("tiny"), &rootfs[..4096]).unwrap();
@@ -204,6 +206,7 @@ fn a_refused_import_says_why_and_leaves_the_store_as_it_was() {
         ("--rootfs", file("short"), "cut short"),
         ("--rootfs", file("nowhere"), "No such file"),
         ("--rootfs", file(""), "not a plain file"),
+        ("--kernel", file("pipe"), "not a plain file"),
         ("--kernel", file("elf"), "an ELF file"),
         ("--kernel", file("rootfs"), "--rootfs takes"),
         ("--initramfs", file("kernel"), "--kernel takes"),

@@ -79,13 +79,14 @@ async fn power_cycles_before_healthy_count_and_the_very_next_script_is_the_good_
     w.prov.pin(M, "web:1").await.unwrap();
     boots_healthy(&w, good).await;
     w.prov.pin(M, "web:2").await.unwrap();
+    let addr = w.prov.leases()[0].addr;
     for _ in 0..2 {
         // As beside another DHCP server: nothing but scripts is seen.
-        let token = token_of(&w.script(1, Ipv4Addr::new(198, 18, 0, 99)).await.unwrap());
+        let token = token_of(&w.script(1, addr).await.unwrap());
         loads(&w, bad).await;
         w.prov.report(&token, stage(Stage::Init)).await.unwrap();
     }
-    w.script(1, Ipv4Addr::new(198, 18, 0, 99)).await.unwrap();
+    w.script(1, addr).await.unwrap();
     assert_eq!((w.last().image, w.last().rule), (Some(good), Some(Rule::Fallback)));
 }
 

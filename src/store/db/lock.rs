@@ -11,7 +11,15 @@ use std::{
 /// An advisory lock (flock) on `pristine.lock`, gone with the process however it ends. A file of its
 /// own: SQLite's locks on the database are lost when any descriptor of that file is closed.
 pub(super) struct StateLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for StateLock {
+    /// Closing it is not enough where a child was forked and did not get as far as its exec: it shares
+    /// the lock.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl StateLock {
@@ -41,6 +49,6 @@ impl StateLock {
         }
         // The pid is for people; the lock itself is what counts, so a full disk is no reason to stop.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(StateLock { _file: file })
+        Ok(StateLock { file })
     }
 }

@@ -22,6 +22,9 @@ const MIGRATIONS: &[&str] = &[
 /// `PRST` in `application_id`, so that another program's database is not taken for ours.
 const APPLICATION_ID: i64 = 0x5052_5354;
 
+/// Bytes of a page: SQLite's default, written down so that the length of a whole file is known.
+const PAGE: u64 = 4096;
+
 /// Opens the database, or makes it. It is made under another name and renamed when it is whole, so
 /// that an empty or cut file under its own name is always damage and never taken for a first start,
 /// which would forget every lease.
@@ -71,6 +74,7 @@ fn create(state_dir: &Path, path: &Path) -> Result<(), DbError> {
         }
     }
     let mut conn = Connection::open(&new).map_err(|e| sql_error(&new, &e))?;
+    conn.pragma_update(None, "page_size", PAGE as i64).map_err(|e| sql_error(&new, &e))?;
     conn.pragma_update(None, "application_id", APPLICATION_ID).map_err(|e| sql_error(&new, &e))?;
     migrate(&mut conn, &new)?;
     conn.close().map_err(|(_, e)| sql_error(&new, &e))?;
@@ -95,11 +99,18 @@ fn set_up(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// SQLite takes a file of 0 bytes for a new database.
+/// SQLite takes a file of 0 bytes for a new database, and reads what is missing of its last page as
+/// zeros.
 fn not_cut(path: &Path) -> Result<(), DbError> {
     let size = std::fs::metadata(path).map_err(|e| open_error(path, &e))?.len();
+    let damaged = |why| Err(DbError::Damaged { path: path.into(), why });
     if size < 512 {
-        return Err(DbError::Damaged { path: path.into(), why: format!("it has only {size} bytes") });
+        return damaged(format!("it has only {size} bytes"));
+    }
+    // Beside a log it may have been cut by a crash amid a checkpoint: the log has its pages whole.
+    let log = std::fs::metadata(path.with_extension("db-wal")).map_or(0, |m| m.len());
+    if log == 0 && !size.is_multiple_of(PAGE) {
+        return damaged(format!("its {size} bytes end in the middle of a page"));
     }
     Ok(())
 }
