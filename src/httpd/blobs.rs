@@ -77,7 +77,7 @@ pub(super) async fn blob<M: Machines>(
     };
     let etag = format!("\"{digest}\"");
     let is_get = method == Method::GET;
-    let wanted = wanted(&headers, &etag, opened.size, is_get);
+    let wanted = wanted(&headers, &etag, opened.content.size(), is_get);
     let boot = query.boot.parse::<AttemptId>().ok();
     let mut response = respond(app, conn, opened, wanted, is_get, boot);
     // A refused range or condition is this request's; a cache must not keep it for the blob.
@@ -99,7 +99,8 @@ fn respond<M: Machines>(
     is_get: bool,
     boot: Option<AttemptId>,
 ) -> Response {
-    let BlobFile { digest, size, file, .. } = blob;
+    let BlobFile { digest, content } = blob;
+    let size = content.size();
     let mut response = Response::new(Body::empty());
     let mut set = |status, kind: HeaderValue| {
         *response.status_mut() = status;
@@ -124,14 +125,14 @@ fn respond<M: Machines>(
         Wanted::Whole => {
             set(StatusCode::OK, OCTETS);
             reaches_end = true;
-            vec![Piece::File(0..size)]
+            vec![Piece::Blob(0..size)]
         }
         Wanted::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
             Ok([part]) => {
                 set(StatusCode::PARTIAL_CONTENT, OCTETS);
                 put(&mut response, header::CONTENT_RANGE, &content_range(&part, size));
                 reaches_end = part.end == size;
-                vec![Piece::File(part)]
+                vec![Piece::Blob(part)]
             }
             Err(parts) => {
                 set(StatusCode::PARTIAL_CONTENT, HeaderValue::from_static(MULTIPART));
@@ -144,7 +145,6 @@ fn respond<M: Machines>(
     if !is_get {
         return response;
     }
-    let source = app.sources.get(digest, file, size);
     let runtime = tokio::runtime::Handle::current();
     if let Some(boot) = boot {
         let app = Arc::clone(&app);
@@ -158,7 +158,7 @@ fn respond<M: Machines>(
             }
         }) as super::body::Tell
     });
-    *response.body_mut() = Body::new(PieceBody::new(Some(source), pieces, conn.state, tell));
+    *response.body_mut() = Body::new(PieceBody::new(Some(content), pieces, conn.state, tell));
     response
 }
 
@@ -172,7 +172,7 @@ fn multipart(parts: Vec<Range<u64>>, size: u64) -> Vec<Piece> {
             "\r\n--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\nContent-Range: {}\r\n\r\n",
             content_range(&part, size)
         );
-        pieces.extend([Piece::Text(head.into()), Piece::File(part)]);
+        pieces.extend([Piece::Text(head.into()), Piece::Blob(part)]);
     }
     pieces.push(Piece::Text(format!("\r\n--{BOUNDARY}--\r\n").into()));
     pieces

@@ -1,4 +1,5 @@
-use super::{guard::ConnState, source::Source};
+use super::guard::ConnState;
+use crate::store::content::Content;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::{
@@ -63,15 +64,15 @@ impl AsRef<[u8]> for LastSlice {
 pub(super) enum Piece {
     /// These bytes.
     Text(Bytes),
-    /// These bytes of the source.
-    File(Range<u64>),
+    /// These bytes of the blob.
+    Blob(Range<u64>),
 }
 
 impl Piece {
     pub(super) fn len(&self) -> u64 {
         match self {
             Piece::Text(bytes) => bytes.len() as u64,
-            Piece::File(range) => range.end.saturating_sub(range.start),
+            Piece::Blob(range) => range.end.saturating_sub(range.start),
         }
     }
 }
@@ -79,11 +80,11 @@ impl Piece {
 /// A response body of a known length, from memory and from a blob, that loads the next window of
 /// the blob while the last one is sent.
 pub(super) struct PieceBody {
-    source: Option<Arc<Source>>,
+    content: Option<Arc<Content>>,
     pieces: VecDeque<Piece>,
     /// Loaded and not yet handed over; belongs in front of `pieces`.
-    window: Bytes,
-    loading: Option<JoinHandle<io::Result<Bytes>>>,
+    window: VecDeque<Bytes>,
+    loading: Option<JoinHandle<io::Result<Vec<Bytes>>>>,
     left: u64,
     receipt: Option<Receipt>,
 }
@@ -91,7 +92,7 @@ pub(super) struct PieceBody {
 impl PieceBody {
     /// `tell` is called once, when the last byte has gone out or when none can any more.
     pub(super) fn new(
-        source: Option<Arc<Source>>,
+        content: Option<Arc<Content>>,
         pieces: impl IntoIterator<Item = Piece>,
         conn: Arc<ConnState>,
         tell: Option<Tell>,
@@ -101,16 +102,16 @@ impl PieceBody {
         let began = conn.written();
         let needs = (left == 0).then_some(began);
         let receipt = Some(Receipt { conn, began, needs, tell });
-        PieceBody { source, pieces, window: Bytes::new(), loading: None, left, receipt }
+        PieceBody { content, pieces, window: VecDeque::new(), loading: None, left, receipt }
     }
 
-    /// Begins to load what follows, if it is of the source and nothing is being loaded.
+    /// Begins to load what follows, if it is of the blob and nothing is being loaded.
     fn load_ahead(&mut self) {
-        if let (None, Some(Piece::File(range)), Some(source)) =
-            (&self.loading, self.pieces.front(), &self.source)
+        if let (None, Some(Piece::Blob(range)), Some(content)) =
+            (&self.loading, self.pieces.front(), &self.content)
         {
-            let (source, range) = (Arc::clone(source), range.clone());
-            self.loading = Some(spawn_blocking(move || source.load(range)));
+            let (content, range) = (Arc::clone(content), range.clone());
+            self.loading = Some(spawn_blocking(move || content.load(range)));
         }
     }
 
@@ -141,17 +142,20 @@ impl Body for PieceBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
         loop {
-            if !this.window.is_empty() {
-                let slice = this.window.split_to(this.window.len().min(SLICE));
+            if let Some(mut bytes) = this.window.pop_front() {
+                let slice = bytes.split_to(bytes.len().min(SLICE));
+                if !bytes.is_empty() {
+                    this.window.push_front(bytes);
+                }
                 return Poll::Ready(Some(Ok(this.hand_over(slice))));
             }
             match this.pieces.front_mut() {
                 None => return Poll::Ready(None),
                 Some(Piece::Text(bytes)) => {
-                    this.window = std::mem::take(bytes);
+                    this.window.push_back(std::mem::take(bytes));
                     this.pieces.pop_front();
                 }
-                Some(Piece::File(_)) => {
+                Some(Piece::Blob(_)) => {
                     this.load_ahead();
                     let Some(loading) = &mut this.loading else {
                         return Poll::Ready(Some(Err(io::Error::other("a blob body without a blob"))));
@@ -159,11 +163,11 @@ impl Body for PieceBody {
                     let loaded = ready!(Pin::new(loading).poll(cx));
                     this.loading = None;
                     match loaded.map_err(io::Error::other).and_then(|window| window) {
-                        Ok(window) => this.window = window,
+                        Ok(window) => this.window = window.into(),
                         Err(error) => return Poll::Ready(Some(Err(error))),
                     }
-                    if let Some(Piece::File(range)) = this.pieces.front_mut() {
-                        range.start += this.window.len() as u64;
+                    if let Some(Piece::Blob(range)) = this.pieces.front_mut() {
+                        range.start += this.window.iter().map(|slice| slice.len() as u64).sum::<u64>();
                         if range.start >= range.end {
                             this.pieces.pop_front();
                         }

@@ -1,9 +1,9 @@
 //! HTTP for machines: scripts, blobs, NBPs, boot reports.
 //!
 //! `router` lists every route. `server` accepts, bounds and ends connections; `guard` holds readers
-//! to a pace. `blobs` answers for immutable blobs (`range`: RFC 9110 as pure functions; `source`: a
-//! mapping whose pages are loaded off the async threads; `body`: sends it and knows whether the last
-//! byte went out), `boot` for everything that is decided per machine.
+//! to a pace. `blobs` answers for immutable blobs (`range`: RFC 9110 as pure functions;
+//! `body`: loads windows of a blob off the async threads, sends them, and knows whether the last byte went
+//! out), `boot` for everything that is decided per machine.
 
 mod blobs;
 mod body;
@@ -15,7 +15,6 @@ mod rate;
 mod router;
 mod server;
 mod signatures;
-mod source;
 
 pub use guard::Pace;
 pub use machines::Machines;

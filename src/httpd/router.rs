@@ -1,4 +1,4 @@
-use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, signatures, source::Sources};
+use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, signatures};
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
     Router,
@@ -13,7 +13,6 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 pub(super) struct App<M> {
     pub(super) machines: M,
     pub(super) images: ImageStore,
-    pub(super) sources: Sources,
     pub(super) reports: Rate,
     pub(super) body_time: Duration,
 }

@@ -3,7 +3,6 @@ use super::{
     guard::{Guarded, Pace},
     rate::Rate,
     router::{App, Conn, router, tidy},
-    source::Sources,
 };
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{Router, extract::Request};
@@ -125,7 +124,6 @@ impl Server {
         let app = App {
             machines,
             images,
-            sources: Sources::default(),
             reports: Rate::new(60, Duration::from_millis(200)),
             body_time: self.settings.body_time,
         };

@@ -157,10 +157,10 @@ pub enum ImportError {
 /// Imports an image. Takes one pass over each file.
 pub fn import(store: &ImageStore, what: &Import, progress: &dyn Progress) -> Result<Imported, ImportError> {
     check_arguments(what)?;
-    let sources = Sources::open(what)?;
+    let mut sources = Sources::open(what)?;
     let kernel = sources.check(what)?;
     cmdline::check(&what.cmdline, kernel.arch, !what.foreign, what.rootfs.is_some())?;
-    store.require_free(sources.bytes())?;
+    sources.require_room(store)?;
 
     let mut sealed = Vec::new();
     let mut provenance = what.provenance.clone();
@@ -263,7 +263,11 @@ impl Source {
         verity: Verity,
         sealed: &mut Vec<SealedBlob>,
     ) -> Result<Copied, ImportError> {
-        let mut to = store.blobs().begin()?;
+        // Kernels and initramfs are packed anew for each version, and have nothing in common with the last.
+        let mut to = match verity {
+            Verity::No => store.blobs().begin()?,
+            _ => store.blobs().begin_shared(self.size)?,
+        };
         let step = progress.begin(self.what, self.size);
         let copied = copy::copy(&mut self.file, &mut to, verity, self.head.len(), &|n| step.advance(n));
         let copied = copied.map_err(|e| match e {
@@ -306,6 +310,20 @@ impl Sources {
     fn bytes(&self) -> u64 {
         let rootfs = self.rootfs.as_ref().map_or(0, |r| r.size + r.size / 127 + 4096);
         self.kernel.size + rootfs + self.initramfs.iter().map(|i| i.size).sum::<u64>()
+    }
+
+    /// That all of it fits. Where all of it wouldn't, the rootfs is read to tell how much of it is new.
+    fn require_room(&mut self, store: &ImageStore) -> Result<(), ImportError> {
+        let bytes = self.bytes();
+        match (store.require_free(bytes), &mut self.rootfs) {
+            (Err(StoreError::NoRoom { .. }), Some(rootfs)) => {
+                let new = store.blobs().new_bytes(&mut rootfs.file);
+                rootfs.file.rewind();
+                let new = new.map_err(|source| ImportError::Read { path: rootfs.path.clone(), source })?;
+                Ok(store.require_free(bytes.saturating_sub(rootfs.size) + new)?)
+            }
+            (fits, _) => Ok(fits?),
+        }
     }
 
     /// All that can be told before a byte is copied.

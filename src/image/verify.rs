@@ -72,7 +72,7 @@ pub fn verify(store: &ImageStore, entries: &[Entry], progress: &dyn Progress) ->
             Err(e) => report.damage.push(Damage {
                 digest: entry.digest,
                 role: "manifest",
-                path: store.blobs().path(entry.digest),
+                path: store.blobs().place(entry.digest),
                 what: e.to_string(),
                 images: vec![entry.label()],
             }),
@@ -87,7 +87,7 @@ pub fn verify(store: &ImageStore, entries: &[Entry], progress: &dyn Progress) ->
         report.damage.extend(wrong.map(|what| Damage {
             digest,
             role,
-            path: store.blobs().path(digest),
+            path: store.blobs().place(digest),
             what,
             images,
         }));
@@ -124,12 +124,17 @@ fn check(
     item: &Todo,
     seen: &dyn Fn(u64),
 ) -> Result<Option<String>, StoreError> {
-    let Some((file, size)) = store.blobs().open(digest)? else { return Ok(Some("it is missing".into())) };
-    if size != item.size {
-        return Ok(Some(format!("it has {size} bytes where the image says {}", item.size)));
+    let reader = match store.blobs().reader(digest) {
+        Ok(Some(reader)) => reader,
+        Ok(None) => return Ok(Some("it is missing".into())),
+        Err(StoreError::Corrupt { what, .. }) => return Ok(Some(what)),
+        Err(e) => return Err(e),
+    };
+    if reader.size() != item.size {
+        return Ok(Some(format!("it has {} bytes where the image says {}", reader.size(), item.size)));
     }
     let verity = item.rootfs.map_or(Verity::No, |r| Verity::Salted(r.verity.salt));
-    let read = match copy::copy(file, io::sink(), verity, 0, seen) {
+    let read = match copy::copy(reader, io::sink(), verity, 0, seen) {
         Ok(read) => read,
         Err(CopyError::Read(e) | CopyError::Write(e)) => return Ok(Some(format!("it can't be read: {e}"))),
     };

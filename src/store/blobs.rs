@@ -1,16 +1,26 @@
-//! Content-addressed blobs: `<store>/blobs/sha256/ab/<hex>`, read-only, named by their SHA-256. What
-//! is being written lies in `<store>/tmp` under a lock of its own, so that the leftovers of a killed
-//! import can be told from an import that is under way.
+//! Content-addressed blobs, read-only, named by their SHA-256. A blob is a plain file,
+//! `<store>/blobs/sha256/ab/<hex>`, or beside where that would lie a list of chunks, `<hex>.chunks`, and the
+//! chunks lie in packs. Readers needn't know which.
 
-use super::durable;
+pub use super::content::BlobReader;
+use super::{
+    chunk::ChunkRef,
+    chunked::{ChunkWriter, SealedChunks},
+    content::{Content, Part},
+    durable::{self, Stamp},
+    mapped::Mapped,
+    packs::{Pack, Packs, View},
+    recipe,
+    tmp::{self, TmpFile},
+};
 use crate::model::{BlobRef, Digest};
-use rustix::fs::{FlockOperation, flock};
 use std::{
-    collections::BTreeSet,
-    fs::{self, File, Permissions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+    collections::{BTreeSet, HashMap},
+    fs::{self, File},
+    io::{self, Write},
+    ops::Range,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 /// Why the image store can't do what was asked.
@@ -78,6 +88,16 @@ pub enum StoreError {
     Manifest(#[from] serde_json::Error),
 }
 
+impl StoreError {
+    /// For those who can only tell of I/O.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            StoreError::Io { source, .. } => source,
+            other => io::Error::other(other),
+        }
+    }
+}
+
 fn hint(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::StorageFull => {
@@ -100,164 +120,315 @@ pub(crate) fn io_at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -
     move |source| StoreError::Io { what, path, source }
 }
 
-/// The folder of blobs, and the one of unfinished blobs.
+/// Blobs of this size and more are worth cutting into chunks.
+const CHUNKED_FROM: u64 = 1 << 20;
+/// Blobs of which is remembered where they lie.
+const MAX_KNOWN: usize = 256;
+
+/// All blobs of a store. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Blobs {
+pub struct Blobs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     root: PathBuf,
     tmp: PathBuf,
+    packs: Packs,
+    known: Mutex<HashMap<Digest, Known>>,
+}
+
+/// A blob that was opened before.
+#[derive(Debug)]
+struct Known {
+    /// Of its file or its list.
+    stamp: Stamp,
+    /// Of the packs.
+    generation: u64,
+    /// Where its chunks lie; empty for a plain file.
+    extents: Arc<[Extent]>,
+    /// Shared by all who read it now: a rack that boots one image costs one set of page tables.
+    content: Weak<Content>,
+}
+
+#[derive(Debug)]
+struct Extent {
+    pack: Arc<Pack>,
+    range: Range<u64>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Blobs {
     /// The blobs of the store at `store`; makes nothing.
     pub fn at(store: &Path) -> Blobs {
-        Blobs { root: store.join("blobs").join("sha256"), tmp: store.join("tmp") }
+        Blobs(Arc::new(Inner {
+            root: store.join("blobs").join("sha256"),
+            tmp: store.join("tmp"),
+            packs: Packs::at(store),
+            known: Mutex::default(),
+        }))
     }
 
     /// Makes the folders where they are missing.
     pub fn create(&self) -> Result<(), StoreError> {
-        for dir in [&self.root, &self.tmp] {
+        for dir in [&self.0.root, &self.0.tmp] {
             durable::create_dir_all(dir).map_err(io_at("make folder", dir))?;
         }
-        Ok(())
+        self.0.packs.create()
     }
 
-    /// Where the blob lies, if it is there.
+    /// Where chunks lie.
+    pub(super) fn packs(&self) -> &Packs {
+        &self.0.packs
+    }
+
+    /// Where the blob lies if it is a plain file.
     pub fn path(&self, digest: Digest) -> PathBuf {
         let hex = digest.to_string();
         let fan: String = hex.chars().take(2).collect();
-        self.root.join(fan).join(hex)
+        self.0.root.join(fan).join(hex)
     }
 
-    /// Opens a blob; `None` where there is no such one.
-    pub fn open(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
-        let path = self.path(digest);
-        match File::open(&path) {
-            Ok(file) => {
-                let len = file.metadata().map_err(io_at("look at", &path))?.len();
-                Ok(Some((file, len)))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(io_at("open", &path)(e)),
+    /// Where its list of chunks lies if it is cut into some.
+    pub fn list_path(&self, digest: Digest) -> PathBuf {
+        self.path(digest).with_extension(LIST)
+    }
+
+    /// Where the blob or its list lies; where it would, if there is none.
+    pub fn place(&self, digest: Digest) -> PathBuf {
+        let list = self.list_path(digest);
+        if list.exists() { list } else { self.path(digest) }
+    }
+
+    /// Opens a blob; `None` where there is no such one. A few `stat` where it was opened before.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where it is cut into chunks, and not all of them are there and whole as far as
+    /// is known.
+    pub fn open(&self, digest: Digest) -> Result<Option<Arc<Content>>, StoreError> {
+        let list = self.list_path(digest);
+        if let Some(stamp) = Stamp::of(&list).map_err(io_at("look at", &list))? {
+            return self.open_chunks(digest, list, stamp);
         }
+        let path = self.path(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_at("open", &path)(e)),
+        };
+        let stamp = file.metadata().map(|m| Stamp::from(&m)).map_err(io_at("look at", &path))?;
+        if let Some(content) = self.opened(digest, stamp, 0) {
+            return Ok(Some(content));
+        }
+        let range = 0..stamp.size();
+        let file = Arc::new(Mapped::new(file, stamp.size()));
+        let content = Arc::new(Content::new([Part { file, range }], vec![path]));
+        let known =
+            Known { stamp, generation: 0, extents: Arc::default(), content: Arc::downgrade(&content) };
+        self.remember(digest, known);
+        Ok(Some(content))
+    }
+
+    /// The content that others use now, if it is the same file.
+    fn opened(&self, digest: Digest, stamp: Stamp, generation: u64) -> Option<Arc<Content>> {
+        let all = lock(&self.0.known);
+        let known = all.get(&digest).filter(|k| k.stamp == stamp && k.generation == generation)?;
+        known.content.upgrade()
+    }
+
+    fn remember(&self, digest: Digest, known: Known) {
+        let mut all = lock(&self.0.known);
+        if all.len() >= MAX_KNOWN && !all.contains_key(&digest) {
+            all.retain(|_, k| k.content.strong_count() > 0);
+        }
+        if all.len() < MAX_KNOWN || all.contains_key(&digest) {
+            all.insert(digest, known);
+        }
+    }
+
+    fn open_chunks(
+        &self,
+        digest: Digest,
+        list: PathBuf,
+        stamp: Stamp,
+    ) -> Result<Option<Arc<Content>>, StoreError> {
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let view = self.0.packs.view()?;
+            if let Some(content) = self.opened(digest, stamp, view.generation) {
+                return Ok(Some(content));
+            }
+            match self.lay_out(digest, &list, stamp, &view) {
+                Ok(content) => return Ok(content),
+                // Chunks were moved to another pack, maybe while the folder was read: look again.
+                Err(_) if tries > 0 => self.0.packs.forget(),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Finds the packs that the blob lies in, and opens them.
+    fn lay_out(
+        &self,
+        digest: Digest,
+        list: &Path,
+        stamp: Stamp,
+        view: &View,
+    ) -> Result<Option<Arc<Content>>, StoreError> {
+        let same = |k: &&Known| k.stamp == stamp && k.generation == view.generation;
+        let known = lock(&self.0.known).get(&digest).filter(same).map(|k| Arc::clone(&k.extents));
+        let extents = match known {
+            Some(extents) => extents,
+            None => match self.extents(digest, view)? {
+                Some(extents) => extents.into(),
+                None => return Ok(None),
+            },
+        };
+        let mut files = vec![list.to_owned()];
+        let mut parts = Vec::new();
+        for extent in extents.iter() {
+            let path = &extent.pack.path;
+            let file = extent.pack.bytes().map_err(io_at("open", path))?;
+            parts.push(Part { file, range: extent.range.clone() });
+            files.push(path.clone());
+        }
+        files.sort();
+        files.dedup();
+        let content = Arc::new(Content::new(parts, files));
+        let (generation, weak) = (view.generation, Arc::downgrade(&content));
+        self.remember(digest, Known { stamp, generation, extents, content: weak });
+        Ok(Some(content))
+    }
+
+    fn extents(&self, digest: Digest, view: &View) -> Result<Option<Vec<Extent>>, StoreError> {
+        let Some(chunks) = self.list_of(digest)? else { return Ok(None) };
+        let mut out: Vec<Extent> = Vec::new();
+        for chunk in chunks {
+            let near = out.last().map(|e| Arc::clone(&e.pack));
+            let found = view.find(chunk.digest, near.as_ref()).filter(|(_, e)| e.chunk == chunk);
+            let Some((pack, entry)) = found else {
+                let what = format!("chunk {} is missing or damaged", chunk.digest.short());
+                return Err(self.corrupt(digest, what));
+            };
+            let range = entry.offset..entry.offset + u64::from(chunk.len);
+            match out.last_mut() {
+                Some(last) if Arc::ptr_eq(&last.pack, pack) && last.range.end == range.start => {
+                    last.range.end = range.end;
+                }
+                _ => out.push(Extent { pack: Arc::clone(pack), range }),
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// The chunks of a blob that is cut into some; `None` where there is no such blob.
+    pub(super) fn list_of(&self, digest: Digest) -> Result<Option<Vec<ChunkRef>>, StoreError> {
+        let path = self.list_path(digest);
+        recipe::read(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => self.corrupt(digest, "its list of chunks is damaged".into()),
+            _ => io_at("read", &path)(e),
+        })
+    }
+
+    pub(super) fn corrupt(&self, digest: Digest, what: String) -> StoreError {
+        StoreError::Corrupt { digest, path: self.place(digest), what, images: Vec::new() }
     }
 
     /// A blob's bytes for a program that reads here and there, as one of a squashfs does; `None` where
     /// there is no such blob.
     pub fn reader(&self, digest: Digest) -> Result<Option<BlobReader>, StoreError> {
-        Ok(self.open(digest)?.map(|(file, size)| BlobReader { file, size }))
+        Ok(self.open(digest)?.map(BlobReader::new))
     }
 
-    /// Starts a blob. Whoever drops the writer without [`BlobWriter::seal`] and
+    /// Starts a blob that is to be a plain file. Whoever drops the writer without [`BlobWriter::seal`] and
     /// [`Blobs::publish`] leaves nothing behind.
     pub fn begin(&self) -> Result<BlobWriter, StoreError> {
-        loop {
-            let path = durable::tmp_name(&self.tmp);
-            let file = File::create_new(&path).map_err(io_at("make", &path))?;
-            // A sweep may come between making and locking: then the file is gone, and another is made.
-            flock(&file, FlockOperation::LockExclusive).map_err(|e| io_at("lock", &path)(e.into()))?;
-            let links = file.metadata().map_err(io_at("look at", &path))?.nlink();
-            if links > 0 {
-                return Ok(BlobWriter { tmp: TmpFile { file, path }, len: 0 });
-            }
+        Ok(BlobWriter { to: To::Plain(TmpFile::create(&self.0.tmp)?), len: 0 })
+    }
+
+    /// Starts a blob of about `size` bytes of which other versions may have most in common: it is cut into
+    /// chunks, unless it is small.
+    pub fn begin_shared(&self, size: u64) -> Result<BlobWriter, StoreError> {
+        if size < CHUNKED_FROM {
+            return self.begin();
         }
+        Ok(BlobWriter { to: To::Chunks(Box::new(ChunkWriter::begin(&self.0.packs, &self.0.tmp)?)), len: 0 })
     }
 
     /// Gives a sealed blob its name. Replaces a blob of that name: the bytes are the same unless the
-    /// old ones were damaged, and then this repairs them. The caller holds the store's shared lock
+    /// old ones were damaged, and then this repairs them. The caller holds the store's exclusive lock
     /// until an image refers to the blob.
     pub fn publish(&self, blob: SealedBlob) -> Result<BlobRef, StoreError> {
-        let to = self.path(blob.name.digest);
-        if let Some(dir) = to.parent() {
+        let (plain, list) = (self.path(blob.name.digest), self.list_path(blob.name.digest));
+        if let Some(dir) = plain.parent() {
             durable::create_dir_all(dir).map_err(io_at("make folder", dir))?;
         }
-        durable::rename(&blob.tmp.path, &to).map_err(io_at("put in place", &to))?;
+        let other = match &blob.form {
+            Form::Plain(file) => {
+                file.rename(&plain)?;
+                list
+            }
+            Form::Chunks(chunks) => {
+                chunks.publish(&self.0.packs, &list)?;
+                plain
+            }
+        };
+        durable::remove_file(&other).map_err(io_at("remove", &other))?;
         Ok(blob.name)
     }
 
-    /// Removes what killed imports left in `tmp`. An import that is under way holds a lock on each of
-    /// its files and is left alone.
+    /// Removes what killed imports left in `tmp`. An import that is under way is left alone.
     pub fn sweep_tmp(&self) -> Result<u64, StoreError> {
-        let mut swept = 0;
-        for entry in fs::read_dir(&self.tmp).map_err(io_at("read folder", &self.tmp))? {
-            let path = entry.map_err(io_at("read folder", &self.tmp))?.path();
-            let Ok(file) = File::open(&path) else { continue };
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                fs::remove_file(&path).map_err(io_at("remove", &path))?;
-                swept += 1;
-            }
-        }
-        Ok(swept)
+        tmp::sweep(&self.0.tmp)
     }
 
     /// Every blob there is.
     pub fn list(&self) -> Result<BTreeSet<Digest>, StoreError> {
         let mut out = BTreeSet::new();
-        for fan in dir_entries(&self.root)? {
+        for fan in dir_entries(&self.0.root)? {
             if !fan.is_dir() {
                 continue;
             }
             for path in dir_entries(&fan)? {
                 let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+                let name = name.strip_suffix(LIST).and_then(|n| n.strip_suffix('.')).unwrap_or(name);
                 out.extend(name.parse::<Digest>().ok());
             }
         }
         Ok(out)
     }
 
-    /// Removes a blob; true if there was one.
-    pub fn remove(&self, digest: Digest) -> Result<bool, StoreError> {
-        let path = self.path(digest);
-        durable::remove_file(&path).map_err(io_at("remove", &path))
-    }
-
-    /// Reads a whole blob again and says its true digest and length; `None` where it is missing.
-    /// `seen` is told how many bytes were read, for a progress bar.
-    pub fn rehash(&self, digest: Digest, seen: &dyn Fn(u64)) -> Result<Option<BlobRef>, StoreError> {
-        let Some((file, _)) = self.open(digest)? else { return Ok(None) };
-        hash_file(&file, seen).map(Some).map_err(io_at("read", &self.path(digest)))
-    }
-}
-
-/// Reads a blob from anywhere within.
-#[derive(Debug)]
-pub struct BlobReader {
-    file: File,
-    size: u64,
-}
-
-impl BlobReader {
-    /// Bytes in all.
-    pub fn size(&self) -> u64 {
-        self.size
+    /// Removes a blob; says how many bytes that frees at once. Chunks stay until nobody needs them and a
+    /// collection comes.
+    pub fn remove(&self, digest: Digest) -> Result<u64, StoreError> {
+        let mut freed = 0;
+        for path in [self.list_path(digest), self.path(digest)] {
+            let size = fs::metadata(&path).map_or(0, |m| m.len());
+            durable::remove_file(&path).map_err(io_at("remove", &path))?;
+            freed += size;
+        }
+        Ok(freed)
     }
 }
 
-impl Read for BlobReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buf)
-    }
-}
+/// Ends the name of a list of chunks.
+const LIST: &str = "chunks";
 
-impl Seek for BlobReader {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
-    }
-}
-
-/// Digest and length of all of `file`; `seen` is told how many bytes were read.
-pub(super) fn hash_file(file: &File, seen: &dyn Fn(u64)) -> io::Result<BlobRef> {
+/// Digest and length of all of `content`.
+pub(super) fn hash(content: &Content) -> io::Result<BlobRef> {
     use sha2::Digest as _;
     let mut hasher = sha2::Sha256::new();
-    let mut buf = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let n = file.read_at(&mut buf, size)?;
-        let Some(part) = buf.get(..n).filter(|p| !p.is_empty()) else { break };
-        hasher.update(part);
-        size += n as u64;
-        seen(n as u64);
+    let mut at = 0;
+    while at < content.size() {
+        for slice in content.load(at..content.size())? {
+            hasher.update(&slice);
+            at += slice.len() as u64;
+        }
     }
-    Ok(BlobRef { digest: Digest(hasher.finalize().into()), size })
+    Ok(BlobRef { digest: Digest(hasher.finalize().into()), size: at })
 }
 
 /// The paths in a folder, sorted; none where the folder is missing.
@@ -277,26 +448,18 @@ pub(crate) fn dir_entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(out)
 }
 
-/// A file in `tmp`, removed when dropped. After a rename the name is gone, and so nothing happens.
-#[derive(Debug)]
-struct TmpFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl Drop for TmpFile {
-    fn drop(&mut self) {
-        // Best effort: what stays is swept at the next opening of the store.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// A blob that is being written. It doesn't hash: whoever writes also hashes, on a thread of its own
-/// choice, and tells the digest to [`BlobWriter::seal`].
+/// A blob that is being written. It doesn't compute its digest: whoever writes also hashes, on a thread of
+/// its own choice, and tells the digest to [`BlobWriter::seal`].
 #[derive(Debug)]
 pub struct BlobWriter {
-    tmp: TmpFile,
+    to: To,
     len: u64,
+}
+
+#[derive(Debug)]
+enum To {
+    Plain(TmpFile),
+    Chunks(Box<ChunkWriter>),
 }
 
 impl BlobWriter {
@@ -312,27 +475,47 @@ impl BlobWriter {
 
     /// Where it is being written.
     pub fn path(&self) -> &Path {
-        &self.tmp.path
+        match &self.to {
+            To::Plain(tmp) => &tmp.path,
+            To::Chunks(chunks) => chunks.path(),
+        }
+    }
+
+    /// Writes a chunk as it is. Not to be mixed with other ways of writing.
+    pub(super) fn write_chunk(&mut self, chunk: ChunkRef, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.to {
+            To::Plain(tmp) => tmp.file.write_all(bytes)?,
+            To::Chunks(chunks) => chunks.add(chunk, bytes)?,
+        }
+        self.len += u64::from(chunk.len);
+        Ok(())
     }
 
     /// Makes the bytes durable and read-only. `digest` is their SHA-256.
     pub fn seal(self, digest: Digest) -> Result<SealedBlob, StoreError> {
-        let TmpFile { file, path } = &self.tmp;
-        file.set_permissions(Permissions::from_mode(0o444)).map_err(io_at("set the mode of", path))?;
-        file.sync_all().map_err(io_at("make durable", path))?;
-        Ok(SealedBlob { name: BlobRef { digest, size: self.len }, tmp: self.tmp })
+        let form = match self.to {
+            To::Plain(tmp) => {
+                tmp.seal()?;
+                Form::Plain(tmp)
+            }
+            To::Chunks(chunks) => Form::Chunks(chunks.seal()?),
+        };
+        Ok(SealedBlob { name: BlobRef { digest, size: self.len }, form })
     }
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.tmp.file.write(buf)?;
+        let n = match &mut self.to {
+            To::Plain(tmp) => tmp.file.write(buf)?,
+            To::Chunks(chunks) => chunks.write(buf)?,
+        };
         self.len += n as u64;
         Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.tmp.file.flush()
+        Ok(())
     }
 }
 
@@ -340,7 +523,13 @@ impl Write for BlobWriter {
 #[derive(Debug)]
 pub struct SealedBlob {
     name: BlobRef,
-    tmp: TmpFile,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Plain(TmpFile),
+    Chunks(SealedChunks),
 }
 
 impl SealedBlob {
@@ -351,53 +540,4 @@ impl SealedBlob {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::store::testing::TempDir;
-
-    fn put(blobs: &Blobs, bytes: &[u8]) -> BlobRef {
-        let mut w = blobs.begin().unwrap();
-        w.write_all(bytes).unwrap();
-        blobs.publish(w.seal(Digest::of(bytes)).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn the_same_bytes_are_stored_once_and_read_only() {
-        let dir = TempDir::new();
-        let blobs = Blobs::at(dir.path());
-        blobs.create().unwrap();
-        let a = put(&blobs, b"kernel");
-        assert_eq!(put(&blobs, b"kernel"), a);
-        assert_eq!(blobs.list().unwrap(), BTreeSet::from([a.digest]));
-        let mode = fs::metadata(blobs.path(a.digest)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o444);
-        assert_eq!(blobs.rehash(a.digest, &|_| ()).unwrap(), Some(a));
-        assert_eq!(fs::read_dir(&blobs.tmp).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_sweep_takes_leftovers_and_leaves_a_live_import_alone() {
-        let dir = TempDir::new();
-        let blobs = Blobs::at(dir.path());
-        blobs.create().unwrap();
-        fs::write(blobs.tmp.join(".tmp-1-0-dead"), b"half").unwrap();
-        let live = blobs.begin().unwrap();
-        assert_eq!(blobs.sweep_tmp().unwrap(), 1);
-        assert!(live.path().exists());
-        drop(live);
-        assert_eq!(fs::read_dir(&blobs.tmp).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn publishing_again_repairs_a_damaged_blob() {
-        let dir = TempDir::new();
-        let blobs = Blobs::at(dir.path());
-        blobs.create().unwrap();
-        let a = put(&blobs, b"rootfs");
-        fs::remove_file(blobs.path(a.digest)).unwrap();
-        fs::write(blobs.path(a.digest), b"rooT").unwrap();
-        put(&blobs, b"rootfs");
-        assert_eq!(blobs.rehash(a.digest, &|_| ()).unwrap(), Some(a));
-    }
-}
+mod tests;

@@ -76,14 +76,15 @@ impl Stamp {
     /// The stamp of what lies at `path`; `None` where nothing does. Take it before reading.
     pub fn of(path: &Path) -> io::Result<Option<Stamp>> {
         match fs::metadata(path) {
-            Ok(m) => Ok(Some(Stamp {
-                file: (m.dev(), m.ino(), m.len()),
-                modified: (m.mtime(), m.mtime_nsec()),
-                changed: (m.ctime(), m.ctime_nsec()),
-            })),
+            Ok(m) => Ok(Some(Stamp::from(&m))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Length of the file, in bytes.
+    pub fn size(&self) -> u64 {
+        self.file.2
     }
 
     /// False for two seconds after a change: file times move in steps, and a second change within one
@@ -92,6 +93,16 @@ impl Stamp {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let age = now.map_or(0, |now| now.as_secs()).abs_diff(u64::try_from(self.changed.0).unwrap_or(0));
         age > 2
+    }
+}
+
+impl From<&fs::Metadata> for Stamp {
+    fn from(m: &fs::Metadata) -> Stamp {
+        Stamp {
+            file: (m.dev(), m.ino(), m.len()),
+            modified: (m.mtime(), m.mtime_nsec()),
+            changed: (m.ctime(), m.ctime_nsec()),
+        }
     }
 }
 

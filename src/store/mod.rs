@@ -1,14 +1,25 @@
 //! What is on disk: the state database, the image store, the NBP folder.
+//!
+//! A store, from below: `packs` of chunks, `recipe`s that list a blob's chunks, `blobs`, which may also be
+//! plain files, and `images`.
 
 pub mod blobs;
+pub mod chunk;
+mod chunked;
+pub mod chunks;
+pub mod content;
 pub mod db;
 pub mod durable;
 pub mod images;
+mod mapped;
 pub mod nbps;
+mod packs;
+mod recipe;
 pub mod resolve;
 pub mod signatures;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tmp;
 pub mod trust;
 
 pub use blobs::StoreError;

@@ -26,10 +26,10 @@ const BOUND: Duration = Duration::from_secs(30);
 const KERNEL: usize = 24 << 20;
 
 /// A folder that goes with the test.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new() -> Folder {
+    pub(crate) fn new() -> Folder {
         let mut raw = [0; 8];
         getrandom::fill(&mut raw).unwrap();
         let path = std::env::temp_dir().join(format!("pristine-http-{:016x}", u64::from_ne_bytes(raw)));
@@ -100,7 +100,7 @@ impl Machines for Stand {
     }
 }
 
-struct Served {
+pub(crate) struct Served {
     addr: SocketAddr,
     told: mpsc::Receiver<Told>,
     images: ImageStore,
@@ -150,6 +150,11 @@ fn serve_image(settings: Settings, big: bool) -> Served {
         provenance: BTreeMap::new(),
     };
     let image = images.publish(vec![kernel, initramfs], &manifest, false).unwrap().digest;
+    serve_store(settings, folder, images, image)
+}
+
+/// Serves a store that lies in `folder`.
+pub(crate) fn serve_store(settings: Settings, folder: Folder, images: ImageStore, image: Digest) -> Served {
     let (sender, told) = mpsc::channel();
     let server = Server::bind(Settings { listen: vec!["127.0.0.1:0".parse().unwrap()], ..settings }).unwrap();
     let addr = server.local_addrs()[0];
@@ -176,19 +181,19 @@ impl Served {
         self.told.recv_timeout(BOUND).expect("the provisioner is told")
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
     /// curl's standard output, with errors; fails only if curl can't be run.
-    fn curl(&self, args: &[&str]) -> Vec<u8> {
+    pub(crate) fn curl(&self, args: &[&str]) -> Vec<u8> {
         let mut command = tethered("curl");
         command.args(["-sS", "--max-time", "25"]).args(args).current_dir(&self.folder.0);
         let out = output_within(command, BOUND).unwrap();
         if out.stdout.is_empty() { out.stderr } else { out.stdout }
     }
 
-    fn text(&self, args: &[&str]) -> String {
+    pub(crate) fn text(&self, args: &[&str]) -> String {
         String::from_utf8(self.curl(args)).unwrap().replace('\r', "")
     }
 

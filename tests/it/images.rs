@@ -37,7 +37,7 @@ fn kernel() -> Vec<u8> {
     k
 }
 
-fn squashfs(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
+pub(crate) fn squashfs(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
     let (root, file) = (folder.join("root"), folder.join(name));
     fs::create_dir_all(&root).unwrap();
     fs::write(root.join("file"), contents).unwrap();
@@ -54,6 +54,13 @@ fn squashfs(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
     let out = mksquashfs.output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
     file
+}
+
+/// Bytes in which nothing repeats.
+pub(crate) fn noise(len: u32) -> Vec<u8> {
+    (0..len.div_ceil(4))
+        .flat_map(|i| i.wrapping_mul(2_654_435_761).rotate_left(i % 31).to_be_bytes())
+        .collect()
 }
 
 impl Site {
@@ -121,7 +128,7 @@ impl Site {
     }
 
     /// Every file of the store with its length.
-    fn files(&self) -> BTreeSet<(PathBuf, u64)> {
+    pub(crate) fn files(&self) -> BTreeSet<(PathBuf, u64)> {
         let (mut todo, mut out) = (vec![self.store_dir()], BTreeSet::new());
         while let Some(dir) = todo.pop() {
             for entry in fs::read_dir(dir).into_iter().flatten() {
@@ -136,10 +143,25 @@ impl Site {
         out
     }
 
+    /// Where a blob lies, or its list of chunks.
     pub(crate) fn blob(&self, digest: &Value) -> PathBuf {
         ImageStore::open_read_only(&self.store_dir())
             .blobs()
-            .path(digest.as_str().unwrap().parse::<Digest>().unwrap())
+            .place(digest.as_str().unwrap().parse::<Digest>().unwrap())
+    }
+
+    /// A blob's bytes as a file of their own.
+    fn blob_copy(&self, digest: &Value, name: &str) -> PathBuf {
+        let store = ImageStore::open_read_only(&self.store_dir());
+        let mut blob = store.blobs().reader(digest.as_str().unwrap().parse().unwrap()).unwrap().unwrap();
+        std::io::copy(&mut blob, &mut fs::File::create(self.at(name)).unwrap()).unwrap();
+        self.at(name)
+    }
+
+    /// The files that chunks lie in.
+    pub(crate) fn packs(&self) -> Vec<PathBuf> {
+        let files = self.files().into_iter().map(|(path, _)| path);
+        files.filter(|path| path.extension().is_some_and(|e| e == "pack")).collect()
     }
 }
 
@@ -150,8 +172,9 @@ fn an_import_is_the_same_everywhere_and_hangs_on_its_root_hash() {
     let elsewhere = Site::new().imported("web", &[("--label", "role=web")]);
     assert_eq!(web["digest"], elsewhere["digest"], "the same files and words give the same image");
     let rootfs = &web["manifest"]["rootfs"];
-    let (data, tree) = (site.blob(&rootfs["blob"]["digest"]), site.blob(&rootfs["verity"]["tree"]["digest"]));
-    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o444);
+    let data = site.blob_copy(&rootfs["blob"]["digest"], "data");
+    let tree = site.blob_copy(&rootfs["verity"]["tree"]["digest"], "tree");
+    assert_eq!(fs::metadata(site.packs().first().unwrap()).unwrap().permissions().mode() & 0o777, 0o444);
     let hash = |field: &str| rootfs["verity"][field].as_str().unwrap().to_owned();
     let verify = |root: &str| {
         let blocks = format!("--data-blocks={}", rootfs["verity"]["data_blocks"]);
@@ -240,7 +263,7 @@ fn import_after(site: &Site, before: &str) -> Output {
         .args(["--mount", "sh", "-ec", &format!("{before}\nexec \"$@\""), "sh"])
         .arg(env!("CARGO_BIN_EXE_pristine"))
         .args(["--state-dir", path(&site.at("state")), "image"])
-        .args(site.import_words("big", &[]))
+        .args(site.import_words("big", &[("--rootfs", path(&site.at("big")))]))
         .output()
         .unwrap()
 }
@@ -248,6 +271,7 @@ fn import_after(site: &Site, before: &str) -> Output {
 #[test]
 fn a_full_disk_is_named_and_nothing_is_left() {
     let site = Site::new();
+    squashfs(site.folder.path(), "big", &noise(3 << 20));
     let dir = site.at("state");
     fs::create_dir(&dir).unwrap();
     let dir = path(&dir);
@@ -270,7 +294,7 @@ fn a_full_disk_is_named_and_nothing_is_left() {
 #[test]
 fn a_kill_at_any_step_leaves_the_old_images_or_the_new_one_whole() {
     let site = Site::new();
-    squashfs(site.folder.path(), "rootfs2", &[8; 200_000]);
+    squashfs(site.folder.path(), "rootfs2", &noise(1_500_000));
     let web = site.imported("web", &[]);
     let clean = site.files();
     let rootfs2 = site.at("rootfs2");
@@ -278,7 +302,7 @@ fn a_kill_at_any_step_leaves_the_old_images_or_the_new_one_whole() {
     let (mut kills, mut after_the_tag) = (0, 0);
     for call in ["mkdir", "flock", "write", "fchmod", "fsync", "rename", "unlink"] {
         for nth in 1.. {
-            assert!(nth < 100, "the import never ends");
+            assert!(nth < 400, "the import never ends");
             let inject = format!("inject={call}:signal=KILL:when={nth}");
             let status = Command::new("strace")
                 .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject])
@@ -361,11 +385,11 @@ fn verify_names_the_damaged_blob_and_the_images_it_hurts() {
     site.imported("safe", &[("--rootfs", path(&site.at("rootfs2")))]);
     assert!(site.image(&["verify"]).status.success());
     let digest = &web["manifest"]["rootfs"]["blob"]["digest"];
-    let blob = site.blob(digest);
-    let mut bytes = fs::read(&blob).unwrap();
-    bytes[1 << 20] ^= 1;
-    fs::remove_file(&blob).unwrap();
-    fs::write(&blob, bytes).unwrap();
+    let pack = site.packs().remove(0);
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[1000] ^= 1;
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&pack, bytes).unwrap();
 
     let out = site.image(&["verify", "--json"]);
     assert_eq!(out.status.code(), Some(1));

@@ -15,4 +15,5 @@ mod layers;
 mod serve;
 mod signatures;
 mod state;
+mod store;
 mod tftp;

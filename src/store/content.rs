@@ -1,0 +1,197 @@
+//! The bytes of a blob, wherever they lie: a plain file, or stretches of packs.
+
+use super::{durable::Stamp, mapped::Mapped};
+use bytes::Bytes;
+use std::{
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+};
+
+/// Bytes that are made ready at once.
+const WINDOW: u64 = 4 << 20;
+
+/// A stretch of a blob.
+#[derive(Debug)]
+pub struct Part {
+    /// The file it lies in.
+    pub file: Arc<Mapped>,
+    /// Where there.
+    pub range: Range<u64>,
+}
+
+/// An open blob. Whoever holds it can read all of it, whatever is removed meanwhile.
+#[derive(Debug)]
+pub struct Content {
+    /// With where each begins in the blob.
+    parts: Vec<(u64, Part)>,
+    size: u64,
+    files: Vec<PathBuf>,
+}
+
+impl Content {
+    /// A blob of these parts, in order. `files` are those that it lies in.
+    pub fn new(parts: impl IntoIterator<Item = Part>, files: Vec<PathBuf>) -> Content {
+        let mut size = 0;
+        let mut placed = Vec::new();
+        for part in parts {
+            let len = part.range.end.saturating_sub(part.range.start);
+            if len > 0 {
+                placed.push((size, part));
+                size += len;
+            }
+        }
+        Content { parts: placed, size, files }
+    }
+
+    /// Bytes in all.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Loads the beginning of `range`, at most a window: slices, in order; none only where the range is
+    /// empty. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The disk's; also where a file has become shorter, or the range goes beyond the end.
+    pub fn load(&self, range: Range<u64>) -> io::Result<Vec<Bytes>> {
+        let end = range.end.min(range.start.saturating_add(WINDOW));
+        let mut at = range.start;
+        let mut out = Vec::new();
+        let first = self.parts.partition_point(|(start, _)| *start <= at).saturating_sub(1);
+        for (start, part) in self.parts.iter().skip(first) {
+            if at >= end {
+                break;
+            }
+            let from = part.range.start + at.saturating_sub(*start);
+            let to = part.range.end.min(from.saturating_add(end - at));
+            if from >= to {
+                break;
+            }
+            let slice = part.file.load(from..to)?;
+            let short = (slice.len() as u64) < to - from;
+            at += slice.len() as u64;
+            out.push(slice);
+            if short {
+                return Ok(out);
+            }
+        }
+        if at < end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(out) }
+    }
+
+    /// Fills the beginning of `buf` from `offset` on; 0 at the end.
+    ///
+    /// # Errors
+    /// As [`Content::load`].
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let len = self.size.saturating_sub(offset).min(buf.len() as u64);
+        let mut rest = buf;
+        let mut done = 0;
+        for slice in self.load(offset..offset.saturating_add(len))? {
+            let Some((to, left)) = rest.split_at_mut_checked(slice.len()) else { break };
+            to.copy_from_slice(&slice);
+            done += to.len();
+            rest = left;
+        }
+        Ok(done)
+    }
+
+    /// What tells whether the files are still those that they were, byte for byte; in a set order. A file
+    /// that is gone has none.
+    ///
+    /// # Errors
+    /// A file that can't be looked at.
+    pub fn stamps(&self) -> io::Result<Vec<Option<Stamp>>> {
+        self.files.iter().map(|path| Stamp::of(path)).collect()
+    }
+}
+
+/// Reads a blob from anywhere within.
+#[derive(Clone, Debug)]
+pub struct BlobReader {
+    content: Arc<Content>,
+    at: u64,
+}
+
+impl BlobReader {
+    /// Stands at the beginning.
+    pub fn new(content: Arc<Content>) -> BlobReader {
+        BlobReader { content, at: 0 }
+    }
+
+    /// Bytes in all.
+    pub fn size(&self) -> u64 {
+        self.content.size
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.content.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for BlobReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.content.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::store::{chunk::tests::noise, testing::TempDir};
+    use proptest::prelude::*;
+    use std::fs::{self, File};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn any_range_is_the_bytes(
+            lens in proptest::collection::vec(0usize..1_000_000, 0..6), from: u64, len in 0u64..6_000_000, plain: bool,
+        ) {
+            let dir = TempDir::new();
+            let path = dir.path().join("pack");
+            let bytes = noise(from, 1_800_000);
+            fs::write(&path, &bytes).unwrap();
+            let open = || File::open(&path).unwrap();
+            let file = Arc::new(if plain { Mapped::File(open()) } else { Mapped::new(open(), 1_800_000) });
+            let mut whole = Vec::new();
+            let parts: Vec<Part> = lens.iter().enumerate().map(|(n, len)| {
+                let at = n * 150_000;
+                whole.extend_from_slice(&bytes[at..at + len]);
+                Part { file: Arc::clone(&file), range: at as u64..(at + len) as u64 }
+            }).collect();
+            let content = Arc::new(Content::new(parts, vec![path]));
+            prop_assert_eq!(content.size(), whole.len() as u64);
+            let from = from % (whole.len() as u64 + 1);
+            let end = (from + len).min(whole.len() as u64);
+            let (mut at, mut got) = (from, Vec::new());
+            while at < end {
+                let slices = content.load(at..end).unwrap();
+                prop_assert!(!slices.is_empty());
+                for slice in slices {
+                    at += slice.len() as u64;
+                    got.extend_from_slice(&slice);
+                }
+            }
+            prop_assert!(got == whole[from as usize..end as usize]);
+            prop_assert!(content.load(whole.len() as u64..whole.len() as u64 + 1).is_err());
+            let mut reader = BlobReader::new(content);
+            reader.seek(SeekFrom::End(-((whole.len() as u64 - from) as i64))).unwrap();
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).unwrap();
+            prop_assert!(rest == whole[from as usize..]);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Blobs for serving: which ones, and proven first where no machine does it.
+
+use super::{ImageStore, MAX_CACHED, lock};
+use crate::{
+    model::{BlobRef, Digest},
+    store::{
+        blobs::{self, StoreError, io_at},
+        content::Content,
+        durable::Stamp,
+    },
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// What hashing a blob gave, for as long as its files are those that were hashed.
+#[derive(Clone, Debug)]
+pub(super) struct Proof {
+    stamps: Vec<Option<Stamp>>,
+    wrong: Option<String>,
+}
+
+/// What the images say about a blob.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Referenced {
+    size: u64,
+    images: Vec<String>,
+    /// No machine proves it: a kernel, an initramfs, all of an image with an initramfs of its own.
+    unproven: bool,
+}
+
+/// A blob that may be served: open, and of the size that the manifest states.
+#[derive(Clone, Debug)]
+pub struct BlobFile {
+    /// Its name.
+    pub digest: Digest,
+    /// Its bytes, shared by all who read the blob now.
+    pub content: Arc<Content>,
+}
+
+impl ImageStore {
+    /// A blob for serving: only the manifests of images and what they refer to. A boot loader runs a
+    /// kernel and its initramfs as they come, so these are hashed here, once for as long as no file that
+    /// they lie in is touched; the rootfs of a native image is left to `init`, which proves each block.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where the blob is missing, known to be damaged, not as long as its manifest
+    /// says, or not the bytes that its digest names.
+    pub fn blob(&self, digest: Digest) -> Result<Option<BlobFile>, StoreError> {
+        let mut known = lock(&self.0.referenced).get(&digest).cloned();
+        let mut opened = self.0.blobs.open(digest);
+        // Look again where memory and disk differ: another process imports and removes.
+        if known.is_some() != matches!(opened, Ok(Some(_))) {
+            known = self.reindex()?.remove(&digest);
+            opened = self.0.blobs.open(digest);
+        }
+        let Some(known) = known else { return Ok(None) };
+        let corrupt = |what| StoreError::Corrupt {
+            digest,
+            path: self.0.blobs.place(digest),
+            what,
+            images: known.images,
+        };
+        let content = match opened {
+            Ok(Some(content)) => content,
+            Ok(None) => return Err(corrupt("it is missing".into())),
+            Err(StoreError::Corrupt { what, .. }) => return Err(corrupt(what)),
+            Err(e) => return Err(e),
+        };
+        if content.size() != known.size {
+            let (found, said) = (content.size(), known.size);
+            return Err(corrupt(format!("it has {found} bytes where the image says {said}")));
+        }
+        match if known.unproven { self.hash_once(digest, &content)? } else { None } {
+            Some(wrong) => Err(corrupt(wrong)),
+            None => Ok(Some(BlobFile { digest, content })),
+        }
+    }
+
+    /// What is wrong with the bytes of a blob; by memory where its files were not touched since.
+    fn hash_once(&self, digest: Digest, content: &Content) -> Result<Option<String>, StoreError> {
+        let path = self.0.blobs.place(digest);
+        let now = || content.stamps().map_err(io_at("look at", &path));
+        let known = |stamps: &[_]| lock(&self.0.proven).get(&digest).filter(|p| p.stamps == stamps).cloned();
+        if let Some(proof) = known(&now()?) {
+            return Ok(proof.wrong);
+        }
+        let _one_at_a_time = lock(&self.0.proving);
+        // Taken before the first byte is read: a write in between shows.
+        let before = now()?;
+        if let Some(proof) = known(&before) {
+            return Ok(proof.wrong);
+        }
+        let found = blobs::hash(content).map_err(io_at("read", &path))?;
+        let wrong = (found.digest != digest).then(|| format!("its bytes hash to {}", found.digest.short()));
+        // Of a file touched just now, a later write might not show.
+        if !before.iter().flatten().all(Stamp::is_settled) {
+            return Ok(wrong);
+        }
+        let mut proven = lock(&self.0.proven);
+        if proven.len() >= MAX_CACHED {
+            proven.clear();
+        }
+        proven.insert(digest, Proof { stamps: before, wrong: wrong.clone() });
+        Ok(wrong)
+    }
+
+    /// Reads anew which blobs the images refer to.
+    fn reindex(&self) -> Result<HashMap<Digest, Referenced>, StoreError> {
+        let mut out: HashMap<Digest, Referenced> = HashMap::new();
+        for entry in self.entries()? {
+            let label = entry.label();
+            let Ok(image) = entry.image else { continue };
+            let own = lock(&self.0.manifests)
+                .get(&image.digest)
+                .map(|known| BlobRef { digest: image.digest, size: known.size });
+            for blob in image.manifest.blobs().chain(own) {
+                let known = out.entry(blob.digest).or_default();
+                known.size = blob.size;
+                known.images.push(label.clone());
+            }
+            let manifest = &image.manifest;
+            let loaded = std::iter::once(&manifest.kernel).chain(&manifest.initramfs);
+            for blob in loaded.chain(manifest.rootfs.iter().map(|r| &r.blob).filter(|_| !manifest.native)) {
+                out.entry(blob.digest).or_default().unproven = true;
+            }
+        }
+        lock(&self.0.referenced).clone_from(&out);
+        Ok(out)
+    }
+}

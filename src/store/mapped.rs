@@ -1,0 +1,142 @@
+//! Files that never change, mapped: a window of one is a slice, once its pages are in memory.
+
+use crate::sys;
+use bytes::Bytes;
+use memmap2::{Advice, Mmap};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
+
+/// Bytes that are read at once where mapping fails.
+const READ_WINDOW: u64 = 1 << 20;
+
+/// An open file that nobody changes.
+#[derive(Debug)]
+pub enum Mapped {
+    /// Mapped.
+    Map {
+        /// All of it.
+        bytes: Bytes,
+        /// The mapping that `bytes` owns too.
+        map: Arc<Mmap>,
+    },
+    /// Where mapping fails.
+    File(File),
+}
+
+/// Lets `Bytes` own a mapping.
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Mapped {
+    /// Maps `file`, which has `size` bytes.
+    pub fn new(file: File, size: u64) -> Mapped {
+        match sys::map_readonly(&file) {
+            Ok(map) if map.len() as u64 == size => {
+                let map = Arc::new(map);
+                Mapped::Map { bytes: Bytes::from_owner(Owner(Arc::clone(&map))), map }
+            }
+            _ => Mapped::File(file),
+        }
+    }
+
+    /// Loads `range`, or its beginning where it must be copied. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The disk's; also where the file has become shorter.
+    pub fn load(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let len = range.end.saturating_sub(range.start);
+        match self {
+            Mapped::Map { bytes, map } => {
+                let start = usize::try_from(range.start).map_err(io::Error::other)?;
+                let len = usize::try_from(len).map_err(io::Error::other)?;
+                let end = start.checked_add(len).filter(|end| *end <= bytes.len());
+                let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+                populate(map, start, len)?;
+                Ok(bytes.slice(start..end))
+            }
+            Mapped::File(file) => {
+                let len = usize::try_from(len.min(READ_WINDOW)).map_err(io::Error::other)?;
+                let mut buffer = vec![0; len];
+                file.read_exact_at(&mut buffer, range.start)?;
+                Ok(buffer.into())
+            }
+        }
+    }
+}
+
+/// Brings pages into memory, so that no async thread faults on them. Linux 5.14 does it in one
+/// call, and says where the disk or the file fails instead of killing us; before it, each page is
+/// touched.
+fn populate(map: &Mmap, start: usize, len: usize) -> io::Result<()> {
+    match map.advise_range(Advice::PopulateRead, start, len) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let pages = map.get(start..start + len).unwrap_or_default().iter().step_by(4096);
+            std::hint::black_box(pages.fold(0u8, |sum, byte| sum ^ byte));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::store::{chunk::tests::noise, testing::TempDir};
+
+    const SIZE: u64 = (4 << 20) + 5000;
+
+    fn file(dir: &TempDir) -> (File, Vec<u8>) {
+        let bytes = noise(1, SIZE as usize);
+        std::fs::write(dir.path().join("file"), &bytes).unwrap();
+        let open = File::options().read(true).write(true).open(dir.path().join("file"));
+        (open.unwrap(), bytes)
+    }
+
+    fn whole(mapped: &Mapped) -> Vec<u8> {
+        let mut got = Vec::new();
+        while (got.len() as u64) < SIZE {
+            got.extend_from_slice(&mapped.load(got.len() as u64..SIZE).unwrap());
+        }
+        got
+    }
+
+    #[test]
+    fn a_mapping_and_reads_give_the_same_bytes() {
+        let dir = TempDir::new();
+        let (file, bytes) = file(&dir);
+        let mapped = Mapped::new(file.try_clone().unwrap(), SIZE);
+        assert!(matches!(mapped, Mapped::Map { .. }));
+        assert!(whole(&mapped) == bytes);
+        assert!(whole(&Mapped::File(file)) == bytes);
+    }
+
+    #[test]
+    fn a_file_that_is_shortened_under_us_is_an_error() {
+        let dir = TempDir::new();
+        let (file, _) = file(&dir);
+        let mapped = Mapped::new(file.try_clone().unwrap(), SIZE);
+        file.set_len(1000).unwrap();
+        assert!(Mapped::File(file).load(0..SIZE).is_err());
+        // Linux before 5.14 has no way to ask, and would kill the test.
+        if let Mapped::Map { map, .. } = &mapped
+            && map.advise_range(Advice::PopulateRead, 0, 1).is_ok()
+        {
+            assert!(mapped.load(0..SIZE).is_err());
+        }
+    }
+
+    #[test]
+    fn a_slice_keeps_its_mapping() {
+        let dir = TempDir::new();
+        let (file, bytes) = file(&dir);
+        let mapped = Mapped::new(file, SIZE);
+        let slice = mapped.load(0..10).unwrap();
+        drop(mapped);
+        assert_eq!(slice, bytes.get(..10).unwrap());
+    }
+}

@@ -1,0 +1,314 @@
+//! The packs of a store: `<store>/packs/<id>.pack`, each with a copy of its index, `<id>.idx`. A pack never
+//! changes; what is found damaged in one is marked by an empty file in `<store>/damaged`, and from then on
+//! nobody finds it there.
+//!
+//! Whoever builds on chunks of a pack holds a shared lock on its file ([`Pack::hold`]), and whoever removes
+//! a pack an exclusive one: so both can be at work at once.
+
+pub mod format;
+mod writer;
+
+pub use writer::{PackWriter, SealedPack};
+
+use super::{
+    blobs::{StoreError, dir_entries, io_at},
+    durable::{self, Stamp},
+    mapped::Mapped,
+};
+use crate::model::Digest;
+use format::{Entry, Index};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+/// How long chunks that nothing needs wait for the blob that they were sent for.
+const AWAITED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A pack, as long as it is there.
+#[derive(Debug)]
+pub struct Pack {
+    /// Its name, 32 hex digits.
+    pub id: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of the file.
+    pub size: u64,
+    index: Arc<Index>,
+    /// Where damaged chunks begin.
+    damaged: BTreeSet<u64>,
+    mapped: Mutex<Weak<Mapped>>,
+}
+
+/// While it lives, nobody removes the pack.
+#[derive(Debug)]
+pub struct Hold(#[allow(dead_code, reason = "closing it ends the lock")] File);
+
+impl Pack {
+    /// The chunk of that name, where it lies whole in the file and isn't known to be damaged.
+    pub fn find(&self, digest: Digest) -> Option<Entry> {
+        self.index.find(digest).filter(|e| self.is_good(e))
+    }
+
+    /// Every chunk but damaged ones, by digest.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.index.entries().filter(|e| self.is_good(e))
+    }
+
+    fn is_good(&self, entry: &Entry) -> bool {
+        let end = entry.offset.saturating_add(entry.chunk.len.into());
+        end <= self.size && !self.damaged.contains(&entry.offset)
+    }
+
+    /// Its bytes. One mapping is shared by all who use them.
+    ///
+    /// # Errors
+    /// `NotFound` where it was removed meanwhile: its chunks are in another pack then, or nobody's.
+    pub fn bytes(&self) -> io::Result<Arc<Mapped>> {
+        let mut mapped = lock(&self.mapped);
+        if let Some(mapped) = mapped.upgrade() {
+            return Ok(mapped);
+        }
+        let new = Arc::new(Mapped::new(File::open(&self.path)?, self.size));
+        *mapped = Arc::downgrade(&new);
+        Ok(new)
+    }
+
+    /// Keeps the pack from being removed; `None` where it is gone, or somebody is about to remove it.
+    pub fn hold(&self) -> Option<Hold> {
+        let file = File::open(&self.path).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        (file.metadata().ok()?.nlink() > 0).then_some(Hold(file))
+    }
+}
+
+/// The packs that there were at one time.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Another number for another set of packs or of damage.
+    pub generation: u64,
+    /// By name.
+    pub packs: Vec<Arc<Pack>>,
+    /// Packs whose index can't be read, and what is wrong.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+impl View {
+    /// Where a chunk lies; in the pack `near` if there too, so that neighbours stay together.
+    pub fn find<'a>(&'a self, digest: Digest, near: Option<&'a Arc<Pack>>) -> Option<(&'a Arc<Pack>, Entry)> {
+        near.into_iter().chain(&self.packs).find_map(|pack| Some((pack, pack.find(digest)?)))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    stamps: [Option<Stamp>; 2],
+    view: Arc<View>,
+}
+
+/// All packs of a store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Packs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    packs: PathBuf,
+    damaged: PathBuf,
+    tmp: PathBuf,
+    seen: Mutex<Seen>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Packs {
+    /// The packs of the store at `store`; makes nothing.
+    pub fn at(store: &Path) -> Packs {
+        let [packs, damaged, tmp] = ["packs", "damaged", "tmp"].map(|name| store.join(name));
+        Packs(Arc::new(Inner { packs, damaged, tmp, seen: Mutex::default() }))
+    }
+
+    /// Makes the folders where they are missing.
+    pub fn create(&self) -> Result<(), StoreError> {
+        for dir in [&self.0.packs, &self.0.damaged] {
+            durable::create_dir_all(dir).map_err(io_at("make folder", dir))?;
+        }
+        Ok(())
+    }
+
+    /// The packs there are. Costs two `stat` where nothing changed, and one look at each new pack else.
+    pub fn view(&self) -> Result<Arc<View>, StoreError> {
+        let mut seen = lock(&self.0.seen);
+        // Before the folders are read: a change in between shows.
+        let stamp = |dir: &Path| Stamp::of(dir).map_err(io_at("look at", dir));
+        let stamps = [stamp(&self.0.packs)?, stamp(&self.0.damaged)?];
+        let settled = stamps.iter().flatten().all(Stamp::is_settled);
+        if !settled || stamps != seen.stamps {
+            let view = self.list(&seen.view)?;
+            *seen = Seen { stamps, view };
+        }
+        Ok(Arc::clone(&seen.view))
+    }
+
+    /// Has the next [`Packs::view`] look anew.
+    pub fn forget(&self) {
+        lock(&self.0.seen).stamps = [None, None];
+    }
+
+    fn list(&self, known: &Arc<View>) -> Result<Arc<View>, StoreError> {
+        let mut damaged: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        for path in dir_entries(&self.0.damaged)? {
+            let mark = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split_once('.'));
+            if let Some((id, Ok(offset))) = mark.map(|(id, at)| (id, u64::from_str_radix(at, 16))) {
+                damaged.entry(id.to_owned()).or_default().insert(offset);
+            }
+        }
+        let (mut packs, mut unreadable) = (Vec::new(), Vec::new());
+        for path in dir_entries(&self.0.packs)? {
+            let Some(id) = id_of(&path) else { continue };
+            let damaged = damaged.remove(&id).unwrap_or_default();
+            let old = known.packs.binary_search_by(|p| p.id.cmp(&id)).ok().and_then(|n| known.packs.get(n));
+            match old {
+                Some(old) if old.damaged == damaged => packs.push(Arc::clone(old)),
+                Some(old) => {
+                    let (index, size) = (Arc::clone(&old.index), old.size);
+                    packs.push(Arc::new(Pack { id, path, size, index, damaged, mapped: Mutex::default() }));
+                }
+                None => match read_index(&path) {
+                    Ok((index, size)) => {
+                        let index = Arc::new(index);
+                        packs.push(Arc::new(Pack {
+                            id,
+                            path,
+                            size,
+                            index,
+                            damaged,
+                            mapped: Mutex::default(),
+                        }));
+                    }
+                    // Removed since the folder was read.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => unreadable.push((path, e.to_string())),
+                },
+            }
+        }
+        let same = packs.len() == known.packs.len()
+            && packs.iter().zip(&known.packs).all(|(a, b)| Arc::ptr_eq(a, b))
+            && unreadable == known.unreadable;
+        if same {
+            return Ok(Arc::clone(known));
+        }
+        Ok(Arc::new(View { generation: known.generation + 1, packs, unreadable }))
+    }
+
+    /// Marks a chunk as damaged: nobody finds it in this pack any more.
+    pub fn mark_damaged(&self, pack: &Pack, offset: u64) -> Result<(), StoreError> {
+        let path = self.0.damaged.join(format!("{}.{offset:x}", pack.id));
+        let made = File::create(&path).and_then(|_| durable::sync_dir(&self.0.damaged));
+        made.map_err(io_at("make", &path))?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Starts a pack.
+    pub fn begin(&self) -> Result<PackWriter, StoreError> {
+        PackWriter::begin(&self.0.tmp)
+    }
+
+    /// Gives a sealed pack its name. A pack that isn't confirmed may be one that a killed command left.
+    pub fn publish(&self, pack: &SealedPack) -> Result<(), StoreError> {
+        pack.publish(&self.0.packs)?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Gives a sealed pack its name although nothing needs it yet: it is spared for a day, see
+    /// [`Packs::is_awaited`]. The caller holds the store's exclusive lock.
+    pub fn publish_awaited(&self, pack: &SealedPack) -> Result<(), StoreError> {
+        let mark = self.0.packs.join(format!("{}.awaited", pack.id()));
+        File::create(&mark).map_err(io_at("make", &mark))?;
+        self.publish(pack)?;
+        self.confirm(pack)
+    }
+
+    /// Whether blobs may be on their way that need the pack.
+    pub fn is_awaited(&self, pack: &Pack) -> bool {
+        let made = fs::metadata(pack.path.with_extension("awaited")).and_then(|m| m.modified());
+        made.is_ok_and(|made| made.elapsed().unwrap_or_default() < AWAITED_FOR)
+    }
+
+    /// Puts the copy of the pack's index in place, once something needs the pack.
+    pub fn confirm(&self, pack: &SealedPack) -> Result<(), StoreError> {
+        pack.publish_copy(&self.0.packs)
+    }
+
+    /// The packs that have no copy of their index.
+    pub fn unconfirmed(&self) -> Result<Vec<Arc<Pack>>, StoreError> {
+        let view = self.view()?;
+        Ok(view.packs.iter().filter(|p| !p.path.with_extension("idx").exists()).cloned().collect())
+    }
+
+    /// Removes a pack that no blob needs: false where somebody builds on it. The caller holds the store's
+    /// exclusive lock. Whoever has it mapped can go on reading.
+    pub fn remove(&self, pack: &Pack) -> Result<bool, StoreError> {
+        let Ok(file) = File::open(&pack.path) else { return Ok(true) };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
+        }
+        // The pack last: a mark or a copy of an index without its pack means nothing, and is swept.
+        for path in [pack.path.with_extension("idx"), pack.path.clone()] {
+            durable::remove_file(&path).map_err(io_at("remove", &path))?;
+        }
+        self.sweep()?;
+        self.forget();
+        Ok(true)
+    }
+
+    /// Makes the copy of a pack's index anew.
+    pub fn restore_copy(&self, pack: &Pack) -> Result<(), StoreError> {
+        let path = pack.path.with_extension("idx");
+        let bytes = Index::write(pack.index.entries().collect());
+        durable::write_atomic(&path, &bytes, 0o444).map_err(io_at("write", &path))
+    }
+
+    /// Removes what lies beside packs, and marks of damage, whose pack is gone. The caller holds the store's exclusive lock.
+    pub fn sweep(&self) -> Result<(), StoreError> {
+        let packs: BTreeSet<String> = dir_entries(&self.0.packs)?.iter().filter_map(|p| id_of(p)).collect();
+        for path in dir_entries(&self.0.damaged)?.into_iter().chain(dir_entries(&self.0.packs)?) {
+            let id = path.file_stem().and_then(|n| n.to_str()).unwrap_or("");
+            if !packs.contains(id) {
+                durable::remove_file(&path).map_err(io_at("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of the pack at `path`, if there can be one.
+fn id_of(path: &Path) -> Option<String> {
+    let id = path.file_stem()?.to_str()?;
+    let hex = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    (hex && path.extension()? == "pack").then(|| id.to_owned())
+}
+
+/// The index of the pack at `path`, from its copy where it is damaged; and the pack's size.
+fn read_index(path: &Path) -> io::Result<(Index, u64)> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let read = match Index::read(&file, size) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            let copy = File::open(path.with_extension("idx")).map_err(|_| e)?;
+            let len = copy.metadata()?.len();
+            Index::read(&copy, len)
+        }
+        read => read,
+    };
+    Ok((read?.0, size))
+}
