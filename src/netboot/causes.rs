@@ -100,7 +100,7 @@ fn after_ack(firmware: Firmware) -> &'static str {
         Firmware::Uefi => {
             "it has an address but did not fetch its boot program: TFTP (UDP 69 and high ports) is blocked, port 4011 \
              is blocked (UEFI asks there after an offer with PXEClient and gives up after 10 s), or this firmware \
-             rejects the option 43 of our offer (try the machine's other DHCP profile)"
+             rejects the option 43 of our offer (in proxy mode: name its MAC prefix in no_discovery_control of [dhcp])"
         }
         Firmware::UefiHttp => {
             "it has an address but did not fetch its boot program: the HTTP port is blocked by a firewall, or its \

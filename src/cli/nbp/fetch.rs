@@ -23,6 +23,7 @@ const PACKAGE: &str = "ipxe";
 /// What is taken of the package, as far as it is there (Debian 12's has no arm64).
 const WANTED: &[&str] = &[
     "undionly.kpxe",
+    "ipxe.pxe",
     "ipxe.efi",
     "snponly.efi",
     "ipxe-arm64.efi",

@@ -6,7 +6,11 @@ use std::{
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    time::{Duration, Instant},
 };
+
+/// A service that was just killed may still be on its way out when the next one starts.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An advisory lock (flock) on `pristine.lock`, gone with the process however it ends. A file of its
 /// own: SQLite's locks on the database are lost when any descriptor of that file is closed.
@@ -34,7 +38,13 @@ impl StateLock {
             .mode(0o644)
             .open(dir.join("pristine.lock"))
             .map_err(folder)?;
-        match file.try_lock() {
+        let until = Instant::now() + PATIENCE;
+        let mut locked = file.try_lock();
+        while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+            std::thread::sleep(PATIENCE / 20);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
