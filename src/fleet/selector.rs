@@ -81,10 +81,29 @@ impl Key {
             }),
             Key::Product => text(&machine.product),
             Key::Serial => text(&machine.serial),
-            Key::Uuid => text(&machine.uuid),
+            Key::Uuid => {
+                machine.uuid.as_deref().is_some_and(|uuid| spellings(uuid).iter().any(|s| passes(s)))
+            }
             Key::Label(label) => machine.labels.get(label).is_some_and(|value| passes(value)),
         }
     }
+}
+
+/// How a UUID may be written: with or without hyphens, and with the bytes of its first three groups in
+/// either order, for firmware is at odds on that.
+fn spellings(uuid: &str) -> Vec<String> {
+    let hex: Vec<char> = uuid.chars().filter(char::is_ascii_hexdigit).collect();
+    if hex.len() != 32 {
+        return vec![uuid.to_owned()];
+    }
+    let group = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    let plain = |group: &[char]| group.iter().collect::<String>();
+    let turned = |group: &[char]| group.rchunks(2).flatten().collect::<String>();
+    let first = [group(0, 8), group(8, 12), group(12, 16)];
+    let rest = [plain(group(16, 20)), plain(group(20, 32))];
+    let orders = [first.map(plain), first.map(turned)];
+    let groups = orders.map(|order| [order.as_slice(), rest.as_slice()].concat());
+    groups.iter().flat_map(|groups| [groups.join("-"), groups.concat()]).collect()
 }
 
 impl fmt::Display for Key {

@@ -11,6 +11,7 @@ fn machine() -> Machine {
     m.arch = Some(Arch::X86_64);
     m.firmware = Some(ClientArch::UefiX64);
     m.product = Some("Dell Inc. PowerEdge R640".into());
+    m.uuid = Some("4c4c45440044481080354ac04f515032".into());
     m.labels.insert("role".into(), "db".into());
     m
 }
@@ -34,6 +35,11 @@ fn picks_by_what_is_known() {
         ("mac=52:54:00:12:34:56", true),
         ("mac=02:00:00:00:00:09", true),
         ("mac=52:54:*", true),
+        ("uuid=4c4c4544-0044-4810-8035-4ac04f515032", true),
+        ("uuid=4C4C4544004448108035*", true),
+        // As firmware with the other order of bytes says it.
+        ("uuid=44454c4c-4400-1048-8035-4ac04f515032", true),
+        ("uuid=4c4c4544-0044-4810-8035-4ac04f515033", false),
         ("firmware=uefi", true),
         ("firmware=bios", false),
         ("product=\"*PowerEdge R6?0\"", false),

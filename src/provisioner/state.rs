@@ -336,9 +336,10 @@ impl State {
         };
         set(&mut machine.serial, &query.serial);
         set(&mut machine.product, &format!("{} {}", query.manufacturer, query.product));
-        if machine.uuid.is_none() {
-            let hex: String = query.uuid.chars().filter(char::is_ascii_hexdigit).collect();
-            machine.uuid = (hex.len() == 32).then(|| hex.to_ascii_lowercase());
+        // It reads SMBIOS itself, where DHCP's option 97 is in this or that order of bytes.
+        let hex: String = query.uuid.chars().filter(char::is_ascii_hexdigit).collect();
+        if hex.len() == 32 {
+            machine.uuid = Some(hex.to_ascii_lowercase());
         }
     }
 }
