@@ -10,10 +10,10 @@ HOST := x86_64-unknown-linux-gnu
 NBP  := target/nbp
 INIT := target/init/$(HOST)/release/pristine-init
 
-.PHONY: help setup build release init nbp images test demo lint fmt deny ci
+.PHONY: bench-store help setup build release init nbp images test demo lint fmt deny ci
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 setup: ## packages, boot programs and kernels that building, testing and the lab need (Debian 12)
 	tools/setup
@@ -50,6 +50,9 @@ test: build nbp images ## units, properties, integration in namespaces, real boo
 demo: build nbp ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
 	images/debian/build
 	target/debug/pristine lab demo --nbp-dir $(NBP)
+
+bench-store: release ## what ten versions of a Debian image cost in the store, next to casync, and what serving chunks costs
+	tools/bench-store
 
 fmt: ## formats the sources
 	cargo fmt --all

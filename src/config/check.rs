@@ -137,6 +137,17 @@ impl Config {
     }
 
     fn time_problems(&self, text: &str, out: &mut Vec<Problem>) {
+        let images = &self.images;
+        if !(1..=100_000).contains(&images.scrub_rate) {
+            let at = span_of(text, &["images"], None, "scrub_rate");
+            let words = format!("{} MiB a second can't be a rate here", images.scrub_rate);
+            out.push(Problem::at(text, at, words).allowed("1 to 100000"));
+        }
+        if (1..3_600).contains(&images.scrub_interval.0) {
+            let at = span_of(text, &["images"], None, "scrub_interval");
+            let words = format!("{} seconds are too short an interval", images.scrub_interval.0);
+            out.push(Problem::at(text, at, words).allowed("1 hour or longer, or 0 for never"));
+        }
         let h = &self.http;
         for (key, value) in
             [("head_time", h.head_time), ("body_time", h.body_time), ("stall_time", h.stall_time)]

@@ -12,5 +12,5 @@ pub use crate::provisioner::Unknown;
 pub use keys::all_keys;
 pub use load::{ConfigError, Problem};
 pub use sections::{
-    API_LISTEN, Api, Bounds, Config, Dhcp, Http, Interface, LogLevel, Nbp, Tftp, token_file_in,
+    API_LISTEN, Api, Bounds, Config, Dhcp, Http, Images, Interface, LogLevel, Nbp, Tftp, token_file_in,
 };

@@ -157,12 +157,22 @@ pub struct Nbp {
     pub dir: Option<PathBuf>,
 }
 
-/// Which images boot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+/// Which images boot, and how often their bytes are read again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Images {
     /// Only those that a trusted key signed (`pristine key`, `pristine image sign`).
     pub require_signature: bool,
+    /// From the end of one scrub of the store to the next; 0: never.
+    pub scrub_interval: Seconds,
+    /// MiB that a scrub reads in a second.
+    pub scrub_rate: u32,
+}
+
+impl Default for Images {
+    fn default() -> Images {
+        Images { require_signature: false, scrub_interval: Seconds(7 * 86_400), scrub_rate: 32 }
+    }
 }
 
 /// DHCP for all subnets; the fields of [`dhcp::Site`] that are not subnets or reservations.

@@ -68,6 +68,7 @@ fn each_error_names_line_column_key_fault_and_what_is_allowed() {
             "reserved_for_nobody",
             "[[subnet]]\nnetwork = \"198.18.0.0/24\"\n[[reservation]]\nmac = \"ff:ff:ff:ff:ff:ff\"\naddress = \"198.18.0.9\"\n",
         ),
+        ("scrub", "[images]\nscrub_rate = 0\nscrub_interval = \"5m\"\n"),
         ("http_time", "[http]\nstall_time = \"2h\"\n"),
         ("connections", "[bounds]\nhttp_connections = 0\ntftp_transfers = 1000000\n"),
         ("probe", "[[interface]]\nname = \"eth1\"\nprobe_ms = 5000\n"),

@@ -135,6 +135,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether it is pinned to that image, or booted it and has not left it.
+    pub fn is_on(&self, image: Digest) -> bool {
+        self.running == Some(image) || self.pin == Some(BootTarget::Image { digest: image })
+    }
+
     /// Whether it was ever heard of.
     pub fn was_seen(&self) -> bool {
         self.last_seen > 0

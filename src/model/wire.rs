@@ -101,6 +101,6 @@ pub struct Status {
     /// What an operator should look at now; empty when all is well.
     #[serde(default)]
     pub alarms: Vec<Alarm>,
-    /// Counters by part: `provisioner`, `dhcp`, `tftp`, `http`, `api`.
+    /// Counters by part: `provisioner`, `dhcp`, `tftp`, `http`, `api`, `store`.
     pub counters: BTreeMap<String, serde_json::Value>,
 }

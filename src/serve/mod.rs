@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `tftp` | a TFTP server on each address that is served, as links come and go |
 //! | `notify` | systemd is told (sd_notify) |
+//! | `scrub` | the store is read again by schedule |
 //! | `error` | why it can't start, and what to do |
 
 mod error;
 mod notify;
+mod scrub;
 mod tftp;
 
 pub use error::ServeError;
@@ -22,7 +24,6 @@ use crate::{
     store::{ImageStore, Nbps},
 };
 use std::{
-    collections::BTreeMap,
     net::SocketAddrV4,
     os::unix::fs::DirBuilderExt,
     sync::{Arc, Mutex, PoisonError},
@@ -89,13 +90,17 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let monitor = dhcp.monitor();
     let tftp_counters = tftp.counters();
+    let scrubber = scrub::Scrubber::new(images.clone(), provisioner.clone(), &config.images);
     let others: api::AskOthers = {
-        let monitor = monitor.clone();
+        let (monitor, scrubber) = (monitor.clone(), scrubber.clone());
         Arc::new(move || {
             let dhcp = serde_json::to_value(monitor.status()).unwrap_or_default();
             let tftp = tftp_counters.lock().unwrap_or_else(PoisonError::into_inner).to_json();
-            let counters = BTreeMap::from([("dhcp".to_owned(), dhcp), ("tftp".to_owned(), tftp)]);
-            api::Others { counters, alarms: alarms(&monitor) }
+            let parts = [("dhcp", dhcp), ("tftp", tftp), ("store", scrubber.counters())];
+            let counters = parts.into_iter().map(|(part, c)| (part.to_owned(), c)).collect();
+            let mut alarms = alarms(&monitor);
+            alarms.extend(scrubber.alarms());
+            api::Others { counters, alarms }
         })
     };
     tracing::info!("ready: {}", summary(&config, &monitor, &tftp));
@@ -125,6 +130,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
         tasks.spawn(async move {
             prov.run_ticker(shutdown).await;
+            Ok(())
+        });
+    }
+    {
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            scrubber.run(shutdown).await;
             Ok(())
         });
     }

@@ -213,6 +213,9 @@ impl Blobs {
             return self.open_chunks(digest, list, stamp);
         }
         let path = self.path(digest);
+        if self.0.packs.view()?.plain_damaged.contains(&digest) {
+            return Err(self.corrupt(digest, "it was found to be damaged".into()));
+        }
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -333,6 +336,11 @@ impl Blobs {
         })
     }
 
+    /// Marks a blob that is a plain file as damaged: it isn't opened any more.
+    pub(super) fn mark_damaged(&self, digest: Digest) -> Result<(), StoreError> {
+        self.0.packs.mark_plain(digest, true)
+    }
+
     pub(super) fn corrupt(&self, digest: Digest, what: String) -> StoreError {
         StoreError::Corrupt { digest, path: self.place(digest), what, images: Vec::new() }
     }
@@ -377,6 +385,7 @@ impl Blobs {
             }
         };
         durable::remove_file(&other).map_err(io_at("remove", &other))?;
+        self.0.packs.mark_plain(blob.name.digest, false)?;
         Ok(blob.name)
     }
 
@@ -410,6 +419,7 @@ impl Blobs {
             durable::remove_file(&path).map_err(io_at("remove", &path))?;
             freed += size;
         }
+        self.0.packs.mark_plain(digest, false)?;
         Ok(freed)
     }
 }

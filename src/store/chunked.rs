@@ -4,7 +4,7 @@
 //! in it, and repairs it.
 
 use super::{
-    blobs::StoreError,
+    blobs::{StoreError, io_at},
     chunk::{ChunkRef, Cutter},
     packs::{Hold, Pack, PackWriter, Packs, SealedPack, View},
     recipe,
@@ -31,9 +31,10 @@ pub struct ChunkWriter {
     recipe: TmpFile,
 }
 
-/// What has been written of a blob.
+/// Chunks that are being written: shared where the store has them, in a pack of their own else.
 #[derive(Debug)]
-struct Lister {
+pub(super) struct Lister {
+    /// All, in order.
     chunks: Vec<ChunkRef>,
     new: PackWriter,
     own: HashSet<ChunkRef>,
@@ -60,20 +61,14 @@ impl Holds {
 
 impl ChunkWriter {
     pub(super) fn begin(packs: &Packs, tmp: &Path) -> Result<ChunkWriter, StoreError> {
-        let list = Lister {
-            chunks: Vec::new(),
-            new: packs.begin()?,
-            own: HashSet::new(),
-            near: None,
-            holds: Holds::default(),
-        };
+        let list = Lister::begin(packs)?;
         let (view, recipe) = (packs.view()?, TmpFile::create(tmp)?);
         Ok(ChunkWriter { packs: packs.clone(), view, cutter: Cutter::default(), list, recipe })
     }
 
     /// Where new chunks are written.
     pub(super) fn path(&self) -> &Path {
-        self.list.new.path()
+        self.list.path()
     }
 
     /// Takes a chunk that was cut elsewhere.
@@ -85,18 +80,45 @@ impl ChunkWriter {
     pub(super) fn seal(mut self) -> Result<SealedChunks, StoreError> {
         let ChunkWriter { packs, view, cutter, list, .. } = &mut self;
         let ended = cutter.finish(|cut| list.take(ChunkRef::of(cut), cut, packs, view));
-        let Lister { chunks, new, holds, .. } = self.list;
-        let write = |source| StoreError::Io { what: "write", path: new.path().to_owned(), source };
-        ended.map_err(write)?;
-        self.recipe.file.write_all(&recipe::write(&chunks)).map_err(write)?;
+        let path = self.list.path().to_owned();
+        ended.map_err(io_at("write", &path))?;
+        self.recipe.file.write_all(&recipe::write(&self.list.chunks)).map_err(io_at("write", &path))?;
         self.recipe.seal()?;
-        let pack = (new.size() > 0).then(|| new.seal()).transpose()?;
+        let (pack, holds) = self.list.seal()?;
         Ok(SealedChunks { pack, recipe: self.recipe, _holds: holds })
     }
 }
 
 impl Lister {
-    fn take(&mut self, chunk: ChunkRef, bytes: &[u8], packs: &Packs, view: &View) -> io::Result<()> {
+    pub(super) fn begin(packs: &Packs) -> Result<Lister, StoreError> {
+        let (chunks, own, holds) = (Vec::new(), HashSet::new(), Holds::default());
+        Ok(Lister { chunks, new: packs.begin()?, own, near: None, holds })
+    }
+
+    /// Where new chunks are written.
+    pub(super) fn path(&self) -> &Path {
+        self.new.path()
+    }
+
+    /// Bytes of what was new.
+    pub(super) fn size(&self) -> u64 {
+        self.new.size()
+    }
+
+    /// The pack of what was new, if anything was, and what keeps the rest.
+    pub(super) fn seal(self) -> Result<(Option<SealedPack>, Holds), StoreError> {
+        let pack = (self.new.size() > 0).then(|| self.new.seal()).transpose()?;
+        Ok((pack, self.holds))
+    }
+
+    /// Takes a chunk. It is shared with packs of `view` only.
+    pub(super) fn take(
+        &mut self,
+        chunk: ChunkRef,
+        bytes: &[u8],
+        packs: &Packs,
+        view: &View,
+    ) -> io::Result<()> {
         self.chunks.push(chunk);
         if self.own.contains(&chunk) || self.shares(chunk, bytes, packs, view)? {
             return Ok(());

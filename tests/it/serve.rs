@@ -1,6 +1,10 @@
 //! `pristine serve` as an operator starts it: the real binary, on a network of its own.
 
-use super::api::Dir;
+use super::{
+    api::Dir,
+    images::{Site, noise, squashfs},
+    store::flip,
+};
 use pristine::lab::{Host, Net, Running};
 use std::{
     io::{BufRead, BufReader},
@@ -228,5 +232,39 @@ fn the_doctor_names_what_is_in_the_way() {
     let said = text(&out.stdout);
     assert!(said.contains("198.18.0.1, 198.18.3.1 answer"), "{said}");
     assert_eq!(out.status.code(), Some(1));
+    assert_eq!(serve.stop(), Some(0));
+}
+
+#[test]
+fn damage_in_the_store_is_an_alarm_until_the_same_import_heals_it() {
+    let site = Site::new();
+    squashfs(&site.at(""), "rootfs", &noise(2 << 20));
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let state = Dir::new("scrubbed");
+    let import = || {
+        let words = site.import_words("web", &[]);
+        let words: Vec<&str> = ["image"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        let out = cli(&server, &state, &words);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+    };
+    import();
+    let mut serve = Serve::start(&server, &state, &["--interface", "eth0"], None);
+    serve.says("ready: ");
+    let alarms = || {
+        let out = cli(&server, &state, &["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        status["alarms"].clone()
+    };
+    assert_eq!(alarms(), serde_json::json!([]));
+    let packs = std::fs::read_dir(state.0.join("store/packs")).unwrap().map(|e| e.unwrap().path());
+    let pack = packs.max_by_key(|p| std::fs::metadata(p).unwrap().len()).unwrap();
+    flip(&pack, 1_000_000);
+    assert_eq!(cli(&server, &state, &["image", "scrub", "--rate", "0"]).status.code(), Some(1));
+    let raised = alarms();
+    assert_eq!(raised[0]["about"], "web:1", "{raised}");
+    assert!(raised[0]["text"].as_str().unwrap().contains("import the same files again"), "{raised}");
+    import();
+    assert_eq!(alarms(), serde_json::json!([]));
     assert_eq!(serve.stop(), Some(0));
 }

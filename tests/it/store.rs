@@ -1,8 +1,11 @@
-//! Chunked blobs, as machines and operators meet them: any range over HTTP is the bytes that were imported.
+//! Chunked blobs, as machines and operators meet them: any range over HTTP is the bytes that were imported,
+//! what is damaged is found and not served, and no kill of an import or of a collection loses an image.
+//!
+//! `PRISTINE_KILLS` says how many kills, 15 unless `PRISTINE_FULL` is set: 100 then.
 
 use super::{
     http::{Folder, serve_store},
-    images::noise,
+    images::{Site, noise, path, squashfs, text},
 };
 use pristine::{
     httpd::Settings,
@@ -12,7 +15,15 @@ use pristine::{
         blobs::{BlobWriter, SealedBlob},
     },
 };
-use std::{collections::BTreeMap, io::Write as _};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::Path,
+    process::Command,
+};
 
 fn sealed(mut to: BlobWriter, bytes: &[u8]) -> SealedBlob {
     to.write_all(bytes).unwrap();
@@ -79,4 +90,140 @@ fn any_range_of_a_root_in_chunks_is_its_bytes() {
         assert!(holds(&root[..10]) && holds(&root[2_000_000..2_000_100]));
         assert!(served.text(&["-i", "-r", "99999999-", &url]).starts_with("HTTP/1.1 416 "));
     }
+}
+
+/// Flips a bit in place, as a bad disk does.
+pub(crate) fn flip(file: &Path, at: u64) {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[test]
+fn damage_that_a_scrub_finds_is_named_not_served_and_healed_by_the_same_import() {
+    let site = Site::new();
+    squashfs(&site.at(""), "rootfs", &noise(2 << 20));
+    let web = site.imported("web", &[]);
+    squashfs(&site.at(""), "other", &noise(1_200_000).into_iter().rev().collect::<Vec<_>>());
+    site.imported("safe", &[("--rootfs", path(&site.at("other")))]);
+    assert!(text(&site.image(&["scrub", "--rate", "0"]).stdout).contains("all images are as they should be"));
+    let pack = site.packs().into_iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();
+    flip(&pack, 1_000_000);
+
+    let out = site.image(&["scrub", "--rate", "0", "--json"]);
+    assert_eq!(out.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["found"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["images"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["images"][0]["label"], "web:1");
+    let said = text(&site.image(&["scrub", "--rate", "0"]).stdout);
+    assert!(said.contains("DAMAGED image web:1") && said.contains("import the same files again"), "{said}");
+
+    let store = ImageStore::open_read_only(&site.store_dir());
+    let root = web["manifest"]["rootfs"]["blob"]["digest"].as_str().unwrap().to_owned();
+    let image = web["digest"].as_str().unwrap().parse().unwrap();
+    let served = serve_store(Settings::default(), Folder::new(), store, image);
+    let url = served.url(&format!("/blobs/{root}"));
+    let code = |served: &super::http::Served| served.text(&["-o", "got", "-w", "%{http_code}", &url]);
+    assert_eq!(code(&served), "500");
+    squashfs(&site.at(""), "rootfs", &noise(2 << 20));
+    site.imported("web", &[]);
+    assert_eq!(code(&served), "200");
+    assert!(site.image(&["scrub", "--rate", "0"]).status.success());
+}
+
+#[test]
+fn gc_tells_before_it_does_and_frees_what_no_image_needs() {
+    let site = Site::new();
+    let common = noise(1_500_000);
+    let version =
+        |n: u8| [vec![n; 100], noise(1_000_000).iter().map(|b| b ^ n).collect(), common.clone()].concat();
+    for n in 1..3 {
+        squashfs(&site.at(""), "rootfs", &version(n));
+        site.imported(&format!("v{n}"), &[]);
+    }
+    assert!(site.image(&["rm", "v1:1"]).status.success());
+    let before = site.files();
+    let said = text(&site.image(&["gc"]).stdout);
+    assert!(said.contains("gc --run") && said.contains("Nothing was changed"), "{said}");
+    assert_eq!(site.files(), before);
+    let done = site.json(&["gc", "--run"]);
+    assert!(done["freed"].as_u64().unwrap() > 800_000, "{done}");
+    assert!(site.image(&["verify"]).status.success());
+    assert_eq!(site.json(&["gc"])["garbage"], 0);
+}
+
+/// Imports, removals and collections, each killed at some call that changes the file system.
+#[test]
+fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
+    let full = std::env::var_os("PRISTINE_FULL").map_or(15, |_| 100);
+    let kills: u32 = std::env::var("PRISTINE_KILLS").map_or(full, |n| n.parse().unwrap());
+    let site = Site::new();
+    let mut root = noise(2 << 20);
+    squashfs(&site.at(""), "rootfs", &root);
+    site.imported("v0", &[]);
+    let mut listed = BTreeSet::from(["v0:1".to_owned()]);
+    let (mut killed, mut seed) = (0, 1u32);
+    let mut round = 0;
+    while killed < kills {
+        round += 1;
+        assert!(round < kills * 20, "most kills come too late");
+        let mut random = |most: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % most
+        };
+        let collects = round % 2 == 0 && listed.len() > 2;
+        let words: Vec<String> = if collects {
+            let oldest = listed.iter().nth(random(2) as usize).unwrap().clone();
+            assert!(site.image(&["rm", &oldest]).status.success());
+            listed.remove(&oldest);
+            ["gc", "--run"].map(str::to_owned).into()
+        } else {
+            let at = random(1_000_000) as usize;
+            root.splice(at..at + 50_000, noise(300_000 + round).into_iter().rev().take(60_000));
+            squashfs(&site.at(""), "rootfs", &root);
+            site.import_words(&format!("v{round}"), &[])
+        };
+        let call = ["flock", "write", "fchmod", "fsync", "rename", "unlink", "openat"][random(7) as usize];
+        let nth = 1 + random(if call == "openat" { 60 } else { 24 });
+        let inject = format!("inject={call}:signal=KILL:when={nth}");
+        let status = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject])
+            .arg(env!("CARGO_BIN_EXE_pristine"))
+            .args(["--state-dir", path(&site.at("state")), "image"])
+            .args(&words)
+            .output()
+            .unwrap()
+            .status;
+        killed += u32::from(!status.success());
+        let step = format!("round {round}, {} killed at {call} {nth}", words[0]);
+        // What comes next clears away what was left.
+        drop(ImageStore::open(&site.store_dir()).unwrap());
+        let verified = site.image(&["verify"]);
+        assert!(verified.status.success(), "{step}: {}", text(&verified.stdout));
+        let now: BTreeSet<String> = site
+            .json(&["list"])
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["tags"][0].as_str().unwrap().to_owned())
+            .collect();
+        assert!(now.is_superset(&listed), "{step}: {listed:?} became {now:?}");
+        assert!(now.len() <= listed.len() + 1 && (status.success() || !collects || now == listed), "{step}");
+        listed = now;
+        let names: Vec<String> = site.files().iter().map(|(p, _)| path(p).to_owned()).collect();
+        assert!(!names.iter().any(|n| n.contains("/.tmp-")), "{step}: {names:?}");
+        let packs = names.iter().filter(|n| n.ends_with(".pack")).count();
+        assert_eq!(names.iter().filter(|n| n.ends_with(".idx")).count(), packs, "{step}: {names:?}");
+    }
+    // Twice: what a killed collection left in two packs is found by the next.
+    for _ in 0..2 {
+        assert!(site.image(&["gc", "--run"]).status.success());
+    }
+    let left = site.json(&["gc"]);
+    assert!(left["garbage"].as_u64() <= Some(left["bytes"].as_u64().unwrap() / 10), "{left}");
+    assert!(site.image(&["scrub", "--rate", "0"]).status.success());
+    println!("{killed} kills in {round} rounds");
 }

@@ -2,11 +2,13 @@
 //! change, since the store is files. One file a command.
 
 mod diff;
+mod gc;
 mod import;
 mod initramfs;
 mod list;
 mod preset;
 mod rm;
+mod scrub;
 mod sign;
 mod verify;
 
@@ -47,6 +49,18 @@ pub enum Image {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Read the whole store from the disk again, slowly; what is damaged is not served until it is whole
+    Scrub {
+        /// At most so many MiB a second, 0: as fast as the disk [default: images.scrub_rate]
+        #[arg(long, value_name = "MIB")]
+        rate: Option<u32>,
+    },
+    /// Free what removed images left in packs that others need too; without --run it only tells
+    Gc {
+        /// Do it
+        #[arg(long)]
+        run: bool,
+    },
     /// Systems whose files and command line an import knows
     #[command(subcommand)]
     Preset(preset::Presets),
@@ -61,7 +75,8 @@ impl Image {
             Image::Preset(presets) => return presets.run(context),
             _ => {}
         }
-        let state_dir = context.config()?.state_dir;
+        let config = context.config()?;
+        let (state_dir, usual) = (config.state_dir, config.images.scrub_rate);
         let store_dir = state_dir.join("store");
         let to_write = || ImageStore::open(&store_dir);
         let to_read = || ImageStore::open_read_only(&store_dir);
@@ -81,6 +96,9 @@ impl Image {
             }
             Image::Sign(args) => sign::run(&args, &TrustFiles::at(&state_dir), &to_write()?, context),
             Image::Rm { images } => rm::run(&images, &state_dir, &to_write()?, context),
+            Image::Scrub { rate } => scrub::run(rate.unwrap_or(usual), &state_dir, &to_write()?, context),
+            Image::Gc { run: false } => gc::run(false, &to_read(), context),
+            Image::Gc { run: true } => gc::run(true, &to_write()?, context),
             Image::Initramfs(_) | Image::Preset(_) => Ok(()),
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn run(references: &[String], state_dir: &Path, store: &ImageStore, c
 }
 
 /// Who hangs on an image, by the state database: by pin, by default, or by having booted it.
-fn in_use(state_dir: &Path, digest: Digest) -> Result<Vec<String>, String> {
+pub(super) fn in_use(state_dir: &Path, digest: Digest) -> Result<Vec<String>, String> {
     let Some(state) = Db::open_read_only(state_dir).map_err(|e| e.to_string())? else {
         return Ok(Vec::new());
     };

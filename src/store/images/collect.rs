@@ -56,7 +56,8 @@ impl ImageStore {
         let mut freed = 0;
         for pack in &packs.view()?.packs {
             let dead = !packs.is_awaited(pack) && !pack.entries().any(|e| needed.contains(&e.chunk.digest));
-            if dead && packs.remove(pack)? {
+            if dead && let Some(claim) = pack.claim() {
+                packs.remove(pack, claim)?;
                 freed += pack.size;
             }
         }

@@ -7,10 +7,14 @@
 //! `lock` is held shared while a pin is made durable and exclusively while images come and go.
 
 mod collect;
+mod gc;
 mod publish;
+mod scrub;
 mod serving;
 
+pub use gc::Collection;
 pub use publish::{Published, RemoveError, Removed, StoreLock};
+pub use scrub::{DamagedImage, Pace, Paced, Scrubbed};
 pub use serving::BlobFile;
 
 use super::{

@@ -48,7 +48,7 @@ impl ImageStore {
         let mut known = lock(&self.0.referenced).get(&digest).cloned();
         let mut opened = self.0.blobs.open(digest);
         // Look again where memory and disk differ: another process imports and removes.
-        if known.is_some() != matches!(opened, Ok(Some(_))) {
+        if known.is_some() == matches!(opened, Ok(None)) {
             known = self.reindex()?.remove(&digest);
             opened = self.0.blobs.open(digest);
         }
@@ -115,7 +115,9 @@ impl ImageStore {
             for blob in image.manifest.blobs().chain(own) {
                 let known = out.entry(blob.digest).or_default();
                 known.size = blob.size;
-                known.images.push(label.clone());
+                if !known.images.contains(&label) {
+                    known.images.push(label.clone());
+                }
             }
             let manifest = &image.manifest;
             let loaded = std::iter::once(&manifest.kernel).chain(&manifest.initramfs);

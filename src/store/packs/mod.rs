@@ -28,6 +28,8 @@ use std::{
     time::Duration,
 };
 
+/// Ends the name of a mark that is about a blob that is a plain file.
+const BLOB: &str = "blob";
 /// How long chunks that nothing needs wait for the blob that they were sent for.
 const AWAITED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -50,10 +52,19 @@ pub struct Pack {
 #[derive(Debug)]
 pub struct Hold(#[allow(dead_code, reason = "closing it ends the lock")] File);
 
+/// While it lives, nobody else builds on the pack or removes it.
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code, reason = "closing it ends the lock")] File);
+
 impl Pack {
     /// The chunk of that name, where it lies whole in the file and isn't known to be damaged.
     pub fn find(&self, digest: Digest) -> Option<Entry> {
         self.index.find(digest).filter(|e| self.is_good(e))
+    }
+
+    /// Bytes of all its chunks, damaged ones too.
+    pub fn data(&self) -> u64 {
+        self.index.entries().map(|e| u64::from(e.chunk.len)).sum()
     }
 
     /// Every chunk but damaged ones, by digest.
@@ -82,9 +93,18 @@ impl Pack {
 
     /// Keeps the pack from being removed; `None` where it is gone, or somebody is about to remove it.
     pub fn hold(&self) -> Option<Hold> {
+        self.lock(FlockOperation::NonBlockingLockShared).map(Hold)
+    }
+
+    /// Keeps others from building on the pack; `None` where it is gone, or somebody builds on it.
+    pub fn claim(&self) -> Option<Claim> {
+        self.lock(FlockOperation::NonBlockingLockExclusive).map(Claim)
+    }
+
+    fn lock(&self, how: FlockOperation) -> Option<File> {
         let file = File::open(&self.path).ok()?;
-        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
-        (file.metadata().ok()?.nlink() > 0).then_some(Hold(file))
+        flock(&file, how).ok()?;
+        (file.metadata().ok()?.nlink() > 0).then_some(file)
     }
 }
 
@@ -95,11 +115,19 @@ pub struct View {
     pub generation: u64,
     /// By name.
     pub packs: Vec<Arc<Pack>>,
+    /// Blobs that are plain files and damaged.
+    pub plain_damaged: BTreeSet<Digest>,
     /// Packs whose index can't be read, and what is wrong.
     pub unreadable: Vec<(PathBuf, String)>,
 }
 
 impl View {
+    /// The same without some packs.
+    pub fn without(&self, ids: &BTreeSet<String>) -> View {
+        let packs = self.packs.iter().filter(|p| !ids.contains(&p.id)).cloned().collect();
+        View { packs, ..View::default() }
+    }
+
     /// Where a chunk lies; in the pack `near` if there too, so that neighbours stay together.
     pub fn find<'a>(&'a self, digest: Digest, near: Option<&'a Arc<Pack>>) -> Option<(&'a Arc<Pack>, Entry)> {
         near.into_iter().chain(&self.packs).find_map(|pack| Some((pack, pack.find(digest)?)))
@@ -164,8 +192,12 @@ impl Packs {
 
     fn list(&self, known: &Arc<View>) -> Result<Arc<View>, StoreError> {
         let mut damaged: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        let mut plain_damaged = BTreeSet::new();
         for path in dir_entries(&self.0.damaged)? {
             let mark = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split_once('.'));
+            if let Some((digest, BLOB)) = mark {
+                plain_damaged.extend(digest.parse::<Digest>().ok());
+            }
             if let Some((id, Ok(offset))) = mark.map(|(id, at)| (id, u64::from_str_radix(at, 16))) {
                 damaged.entry(id.to_owned()).or_default().insert(offset);
             }
@@ -201,11 +233,24 @@ impl Packs {
         }
         let same = packs.len() == known.packs.len()
             && packs.iter().zip(&known.packs).all(|(a, b)| Arc::ptr_eq(a, b))
-            && unreadable == known.unreadable;
+            && unreadable == known.unreadable
+            && plain_damaged == known.plain_damaged;
         if same {
             return Ok(Arc::clone(known));
         }
-        Ok(Arc::new(View { generation: known.generation + 1, packs, unreadable }))
+        Ok(Arc::new(View { generation: known.generation + 1, packs, plain_damaged, unreadable }))
+    }
+
+    /// Marks a blob that is a plain file as damaged, or as whole again.
+    pub fn mark_plain(&self, digest: Digest, damaged: bool) -> Result<(), StoreError> {
+        let path = self.0.damaged.join(format!("{digest}.{BLOB}"));
+        let made = match damaged {
+            true => File::create(&path).and_then(|_| durable::sync_dir(&self.0.damaged)),
+            false => durable::remove_file(&path).map(drop),
+        };
+        made.map_err(io_at("make", &path))?;
+        self.forget();
+        Ok(())
     }
 
     /// Marks a chunk as damaged: nobody finds it in this pack any more.
@@ -255,20 +300,16 @@ impl Packs {
         Ok(view.packs.iter().filter(|p| !p.path.with_extension("idx").exists()).cloned().collect())
     }
 
-    /// Removes a pack that no blob needs: false where somebody builds on it. The caller holds the store's
-    /// exclusive lock. Whoever has it mapped can go on reading.
-    pub fn remove(&self, pack: &Pack) -> Result<bool, StoreError> {
-        let Ok(file) = File::open(&pack.path) else { return Ok(true) };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(false);
-        }
+    /// Removes a pack that no blob needs. The caller holds the store's exclusive lock. Whoever has it mapped
+    /// can go on reading.
+    pub fn remove(&self, pack: &Pack, _claim: Claim) -> Result<(), StoreError> {
         // The pack last: a mark or a copy of an index without its pack means nothing, and is swept.
         for path in [pack.path.with_extension("idx"), pack.path.clone()] {
             durable::remove_file(&path).map_err(io_at("remove", &path))?;
         }
         self.sweep()?;
         self.forget();
-        Ok(true)
+        Ok(())
     }
 
     /// Makes the copy of a pack's index anew.
@@ -283,7 +324,7 @@ impl Packs {
         let packs: BTreeSet<String> = dir_entries(&self.0.packs)?.iter().filter_map(|p| id_of(p)).collect();
         for path in dir_entries(&self.0.damaged)?.into_iter().chain(dir_entries(&self.0.packs)?) {
             let id = path.file_stem().and_then(|n| n.to_str()).unwrap_or("");
-            if !packs.contains(id) {
+            if !packs.contains(id) && path.extension().is_none_or(|e| e != BLOB) {
                 durable::remove_file(&path).map_err(io_at("remove", &path))?;
             }
         }
