@@ -3,7 +3,10 @@
 use crate::{
     model::{
         BootAttempt, Lease, Machine,
-        wire::{API_PREFIX, Assign, Assigned, ErrorBody, ImageView, RuleView, SetRule, Status},
+        wire::{
+            API_PREFIX, Assign, Assigned, ErrorBody, ImageView, RolloutOrder, RolloutView, RuleView, SetRule,
+            StartRollout, Status,
+        },
     },
     provisioner::{Explanation, MachinePatch},
 };
@@ -191,6 +194,31 @@ impl Client {
     /// Removes a selector rule.
     pub fn remove_rule(&self, name: &str) -> Reply<()> {
         self.call("DELETE", &format!("/rules/{}", part(name)), None).map(drop)
+    }
+
+    /// Every rollout, the newest first.
+    pub fn rollouts(&self) -> Reply<Vec<RolloutView>> {
+        self.get("/rollouts")
+    }
+
+    /// One rollout.
+    pub fn rollout(&self, name: &str) -> Reply<RolloutView> {
+        self.get(&format!("/rollouts/{}", part(name)))
+    }
+
+    /// Starts a rollout.
+    pub fn start_rollout(&self, order: &StartRollout) -> Reply<RolloutView> {
+        self.send("POST", "/rollouts", Some(order))
+    }
+
+    /// Changes how a rollout goes on.
+    pub fn order_rollout(&self, name: &str, order: RolloutOrder) -> Reply<RolloutView> {
+        self.send("POST", &format!("/rollouts/{}", part(name)), Some(&order))
+    }
+
+    /// Removes a rollout that is over.
+    pub fn remove_rollout(&self, name: &str) -> Reply<()> {
+        self.call("DELETE", &format!("/rollouts/{}", part(name)), None).map(drop)
     }
 
     /// The newest boot attempts, of one machine or of all, newest first.

@@ -14,6 +14,7 @@ mod auth;
 mod boots;
 mod machines;
 mod refusal;
+mod rollouts;
 mod router;
 mod rules;
 mod server;

@@ -55,11 +55,16 @@ impl From<CommandError> for Refusal {
                     .hint("see `pristine rule list`")
                     .nearest(nearest)
             }
+            CommandError::NoRollout { name, nearest } => {
+                Refusal::new(StatusCode::NOT_FOUND, format!("no rollout `{name}`"))
+                    .hint("see `pristine rollout list`")
+                    .nearest(nearest)
+            }
             CommandError::NoImage(_) => Refusal::new(StatusCode::NOT_FOUND, text),
             CommandError::Bad(_) => Refusal::new(StatusCode::BAD_REQUEST, text),
             CommandError::NotSigned(_) => Refusal::new(StatusCode::CONFLICT, text)
                 .hint("`require_signature` is on in this service's configuration; `pristine key list` shows whom it trusts"),
-            CommandError::WrongArch { .. } | CommandError::Taken { .. } => {
+            CommandError::WrongArch { .. } | CommandError::Taken { .. } | CommandError::Conflict(_) => {
                 Refusal::new(StatusCode::CONFLICT, text)
             }
             CommandError::TableFull(_) => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text),

@@ -1,6 +1,8 @@
 //! Every route of the API.
 
-use super::{Refusal, Token, auth, auth::BadTokens, boots, machines, rules, server::Counters, site, watch};
+use super::{
+    Refusal, Token, auth, auth::BadTokens, boots, machines, rollouts, rules, server::Counters, site, watch,
+};
 use crate::{model::wire::Alarm, provisioner::Provisioner, store::ImageStore};
 use axum::{
     Router,
@@ -32,6 +34,11 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/rules"),
     ("PUT", "/api/v1/rules/{rule}"),
     ("DELETE", "/api/v1/rules/{rule}"),
+    ("GET", "/api/v1/rollouts"),
+    ("POST", "/api/v1/rollouts"),
+    ("GET", "/api/v1/rollouts/{rollout}"),
+    ("POST", "/api/v1/rollouts/{rollout}"),
+    ("DELETE", "/api/v1/rollouts/{rollout}"),
     ("GET", "/api/v1/leases"),
     ("GET", "/api/v1/images"),
     ("GET", "/api/v1/images/{image}"),
@@ -128,6 +135,7 @@ impl Api {
 /// The routes of [`ROUTES`], behind the token, with their bounds.
 pub fn router(api: Api) -> Router {
     let machine = get(machines::show).patch(machines::change).delete(machines::forget);
+    let rollout = get(rollouts::show).post(rollouts::order).delete(rollouts::remove);
     let v1 = Router::new()
         .route("/machines", get(machines::list))
         .route("/machines/{machine}", machine)
@@ -141,6 +149,8 @@ pub fn router(api: Api) -> Router {
         .route("/default", get(site::default).put(site::set_default).delete(site::clear_default))
         .route("/rules", get(rules::list))
         .route("/rules/{rule}", axum::routing::put(rules::set).delete(rules::remove))
+        .route("/rollouts", get(rollouts::list).post(rollouts::start))
+        .route("/rollouts/{rollout}", rollout)
         .route("/leases", get(site::leases))
         .route("/images", get(site::images))
         .route("/images/{image}", get(site::image))

@@ -27,6 +27,7 @@ impl Explain {
 pub(super) fn rule_name(rule: &Rule) -> &'static str {
     match rule {
         Rule::Pin => "pin",
+        Rule::Rollout => "rollout",
         Rule::Selector => "rule",
         Rule::Default => "default",
         Rule::Fallback => "fallback",
@@ -64,12 +65,19 @@ fn words(e: &Explanation, default: &Assigned) -> String {
     };
     let selector = match by {
         Rule::Pin => "not asked: the pin goes before it".to_owned(),
+        Rule::Rollout => "not asked: the rollout goes before it".to_owned(),
         Rule::Selector => format!("a selector rule says {says}"),
         _ => "doesn't apply: none picks this machine (`pristine rule list`)".to_owned(),
+    };
+    let rollout = match (by, &m.moved) {
+        (Rule::Pin, _) => "not asked: the pin goes before it".to_owned(),
+        (_, Some(moved)) => format!("{} moved it to {}", moved.rollout, short(&moved.target)),
+        (_, None) => "doesn't apply: none moved it".to_owned(),
     };
     let has_default = default.target.is_some();
     let default = match (&default.target, by) {
         (_, Rule::Pin) => "not asked: the pin goes before it".to_owned(),
+        (_, Rule::Rollout) => "not asked: the rollout goes before it".to_owned(),
         (_, Rule::Selector) => "not asked: the rule goes before it".to_owned(),
         (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
         (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
@@ -79,6 +87,7 @@ fn words(e: &Explanation, default: &Assigned) -> String {
     };
     let unknown = match by {
         Rule::Pin => "not asked: the pin goes before it".to_owned(),
+        Rule::Rollout => "not asked: the rollout goes before it".to_owned(),
         Rule::Selector => "not asked: the rule goes before it".to_owned(),
         Rule::Default | Rule::Fallback => "doesn't apply: the default says what it gets".to_owned(),
         Rule::Unknown if has_default || e.target != BootTarget::Discover => {
@@ -86,11 +95,16 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         }
         Rule::Unknown => format!("{}: nothing says otherwise", short(&e.target)),
     };
-    let mut rules =
-        [(Rule::Pin, pin), (Rule::Selector, selector), (Rule::Default, default), (Rule::Unknown, unknown)];
+    let mut rules = [
+        (Rule::Pin, pin),
+        (Rule::Rollout, rollout),
+        (Rule::Selector, selector),
+        (Rule::Default, default),
+        (Rule::Unknown, unknown),
+    ];
     if e.rule == Rule::Unknown && has_default {
         // What the configuration says of strangers goes before the default.
-        rules.swap(2, 3);
+        rules.swap(3, 4);
     }
     for (rule, why) in rules {
         out.push_str(&format!("{} {:<8} {why}\n", used(&rule), rule_name(&rule)));
@@ -136,10 +150,10 @@ mod tests {
         let default = Assigned { target: Some(BootTarget::Local), image: None };
         let shown = words(&e, &default);
         let ruled = shown.split("first that applies wins:\n").nth(1).unwrap();
-        let order: Vec<_> = ruled.lines().take(4).map(|l| l[3..11].trim_end()).collect();
+        let order: Vec<_> = ruled.lines().take(5).map(|l| l[3..11].trim_end()).collect();
         assert_eq!(
             order,
-            ["pin", "rule", "unknown", "default"],
+            ["pin", "rollout", "rule", "unknown", "default"],
             "the one that wins before the one that it beats"
         );
         assert_eq!(
@@ -149,6 +163,7 @@ mod tests {
              \n\
              rules, first that applies wins:\n   \
              pin      doesn't apply: it has no pin\n   \
+             rollout  doesn't apply: none moved it\n   \
              rule     doesn't apply: none picks this machine (`pristine rule list`)\n   \
              default  doesn't apply: there is none (`pristine default <image>` sets one)\n\
              -> unknown  discover: nothing says otherwise\n\

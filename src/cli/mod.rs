@@ -18,6 +18,7 @@ mod machine;
 mod nbp;
 mod password;
 mod pin;
+mod rollout;
 mod rule;
 mod serve;
 mod status;
@@ -83,6 +84,9 @@ enum Command {
     /// What the machines that a selector picks boot: set, list, remove
     #[command(subcommand)]
     Rule(rule::Command),
+    /// Move machines to another image in waves, gated on health: start, show, pause, roll back
+    #[command(subcommand)]
+    Rollout(rollout::Command),
     /// What a machine would get if it powered on now, and why
     Explain(explain::Explain),
     /// Boot attempts: seconds at each stage, and how they ended
@@ -122,6 +126,7 @@ impl Command {
             Command::Retry(c) => c.run(context),
             Command::Default(c) => c.run(context),
             Command::Rule(c) => c.run(context),
+            Command::Rollout(c) => c.run(context),
             Command::Explain(c) => c.run(context),
             Command::Boots(c) => c.run(context),
             Command::Watch(c) => c.run(context),

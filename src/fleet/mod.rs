@@ -1,9 +1,13 @@
-//! Which machines are meant: selectors over what is known of them. Pure.
+//! Which machines are meant (selectors), and how they move to another image (rollouts). Pure.
 
 mod parse;
+mod rollout;
 mod selector;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use parse::SelectorError;
+pub use rollout::{Boot, Member, Plan, Step, Turn, Wave, give_back, plan, sizes, spread};
 pub use selector::{KEYS, Selector};
+pub use window::{parse_window, window_words};

@@ -1,4 +1,4 @@
-use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, SelectorRule};
+use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, Rollout, SelectorRule};
 use std::net::Ipv4Addr;
 
 /// One change of state, as the store makes it durable. Pure code returns these; only the
@@ -10,7 +10,7 @@ pub enum Change {
     /// Forget the lease of this address.
     LeaseGone(Ipv4Addr),
     /// Insert or replace a machine.
-    Machine(Machine),
+    Machine(Box<Machine>),
     /// Forget a machine.
     MachineGone(Mac),
     /// Insert or replace a boot attempt.
@@ -23,4 +23,8 @@ pub enum Change {
     Rule(SelectorRule),
     /// Forget the selector rule of this name.
     RuleGone(String),
+    /// Insert or replace a rollout.
+    Rollout(Rollout),
+    /// Forget the rollout of this name.
+    RolloutGone(String),
 }

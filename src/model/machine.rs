@@ -1,4 +1,4 @@
-use super::{Arch, AttemptId, ClientArch, Digest, Mac, Millis};
+use super::{Arch, AttemptId, ClientArch, Digest, Mac, Membership, Millis, Moved};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -31,13 +31,15 @@ impl fmt::Display for BootTarget {
 }
 
 /// Which rule chose the boot target. Whatever image a rule chose, one that was healthy before takes its
-/// place where it fails boot after boot (`Fallback`). Precedence: the pin; then a selector rule; then, for a machine that
+/// place where it fails boot after boot (`Fallback`). Precedence: the pin; then the rollout that moved it; then a selector rule; then, for a machine that
 /// no operator has touched, `unknown = "ignore"` or `"discover"`; then the default; then the waiting screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// The machine's own pin.
     Pin,
+    /// A rollout that moved it.
+    Rollout,
     /// A [`SelectorRule`] that picks it.
     Selector,
     /// The site's default.
@@ -132,6 +134,12 @@ pub struct Machine {
     /// Images that it failed to boot since they were last healthy on it; a few, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing: Vec<FailingImage>,
+    /// What a rollout has it boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
+    /// Its part in the latest rollout that it was selected for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Membership>,
 }
 
 impl Machine {
@@ -166,6 +174,8 @@ impl Machine {
             last_healthy: None,
             running: None,
             failing: Vec::new(),
+            moved: None,
+            part: None,
         }
     }
 }

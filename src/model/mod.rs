@@ -13,6 +13,7 @@ mod mac;
 mod machine;
 mod name;
 mod nearest;
+mod rollout;
 mod trust;
 pub mod wire;
 
@@ -27,6 +28,7 @@ pub use mac::{Mac, MacError};
 pub use machine::{BootTarget, FailingImage, Machine, Rule, SelectorRule};
 pub use name::{NameError, Tag};
 pub use nearest::{distance, nearest};
+pub use rollout::{Limits, Membership, Moved, OnFailure, Phase, Rollout, RolloutState, Window};
 pub use trust::{MAX_KEYS, Revoked, Stale, Trust, TrustRefusal, TrustedKey};
 
 /// Milliseconds since the Unix epoch.

@@ -1,7 +1,9 @@
 //! Shapes of the operators' API that are not words of their own: what its server and its client
 //! must agree about.
 
-use super::{BootTarget, Digest, Manifest, Millis, SelectorRule, Tag};
+use super::{
+    BootTarget, Digest, Limits, Mac, Manifest, Millis, OnFailure, Phase, Rollout, SelectorRule, Tag,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -60,6 +62,82 @@ pub struct RuleView {
     pub image: Option<Tag>,
     /// Machines that boot by it: it picks them, they have no pin, and no rule before it picks them.
     pub machines: usize,
+}
+
+/// Body of a request that starts a rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRollout {
+    /// Its name; left out: the image's, with a number where that is taken.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Which machines, as in `rack in (a1, a2)`. Those with a pin are left out.
+    pub selector: String,
+    /// The image: `name:version` or a digest.
+    pub to: String,
+    /// Sizes of the waves, as in `1`, `10%` and `rest`.
+    pub waves: Vec<String>,
+    /// What it keeps to.
+    #[serde(default)]
+    pub limits: Limits,
+    /// When machines may be moved, in UTC, as in `mon-fri 22:00-04:00`; at any time where there is none.
+    #[serde(default)]
+    pub windows: Vec<String>,
+    /// Wait for an operator after each wave.
+    #[serde(default)]
+    pub hold: bool,
+    /// What happens when more machines fail than may.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+/// Body of a request that changes how a rollout goes on, as in `{"order": "pause"}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RolloutOrder {
+    /// Move no more machines for now.
+    Pause,
+    /// Go on.
+    Resume {
+        /// Machines that may fail from now on, with those that did.
+        #[serde(default)]
+        max_failed: Option<u32>,
+    },
+    /// Begin the next wave now.
+    Promote,
+    /// End it; what was moved stays.
+    Abort,
+    /// End it, and give back what they had to all that were moved.
+    RollBack,
+}
+
+/// A rollout, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutView {
+    /// The rollout.
+    #[serde(flatten)]
+    pub rollout: Rollout,
+    /// Tag that its image was imported as.
+    #[serde(default)]
+    pub image: Option<Tag>,
+    /// Machines by phase, for each wave.
+    pub phases: Vec<BTreeMap<Phase, u32>>,
+    /// Machines that failed or left, the first ones.
+    pub troubles: Vec<RolloutTrouble>,
+}
+
+/// A machine that failed or left a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutTrouble {
+    /// Which.
+    pub mac: Mac,
+    /// Its name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// `failed` or `left`.
+    pub phase: Phase,
+    /// Why.
+    pub reason: String,
 }
 
 /// An image of the service's store.

@@ -3,10 +3,9 @@
 //! Pure. DHCP, TFTP, the script and `explain` all ask here, so that no two steps of one boot can see
 //! different answers.
 //!
-//! Precedence: the machine's pin, then the first selector rule that picks it, then the site's default,
+//! Precedence: the machine's pin, then the rollout that moved it, then the first selector rule that picks it, then the site's default,
 //! then a waiting screen. A site may say (`unknown`) that machines which no operator has touched or
-//! picked don't get the default. Rollouts will stand between pin and rules, in [`assigned`]. An image
-//! that failed too many boots in a row gives way to the last one that was healthy (`fallback`).
+//! picked don't get the default. An image that failed too many boots in a row gives way to the last one that was healthy (`fallback`).
 
 use super::{Unknown, fallback, rules::Rules};
 use crate::{
@@ -92,6 +91,10 @@ pub fn assigned(machine: Option<&Machine>, policy: Policy<'_>) -> Assignment {
     let Policy { rules, default, unknown, .. } = policy;
     if let Some(pin) = machine.and_then(|m| m.pin.clone()) {
         return Assignment { target: pin, rule: Rule::Pin, why: "it is pinned".into() };
+    }
+    if let Some(moved) = machine.and_then(|m| m.moved.clone()) {
+        let why = format!("it has no pin, and rollout {} moved it", moved.rollout);
+        return Assignment { target: moved.target, rule: Rule::Rollout, why: why.into() };
     }
     if let Some(rule) = machine.and_then(|m| rules.first_for(m)) {
         let why = format!("it has no pin, and rule {} picks it ({})", rule.name, rule.selector);

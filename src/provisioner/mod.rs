@@ -17,7 +17,8 @@
 //! | reports and progress of a boot | `report` |
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
-//! | operators' commands | `command`, `rule`, `explain` |
+//! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
+//! | operators' commands | `command`, `rule`, `rollout`, `explain` |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
 
@@ -33,6 +34,8 @@ mod flat;
 mod lease;
 mod machines;
 mod report;
+mod roll;
+mod rollout;
 mod rule;
 mod rules;
 mod script;
@@ -109,6 +112,7 @@ impl Provisioner {
             why: format!("{why}; was it written by a newer program?"),
         })?;
         let mut state = State::new(options, loaded.machines, rules, loaded.default);
+        state.rollouts = loaded.rollouts.into_iter().map(|r| (r.name.clone(), r)).collect();
         state.leases.restore(loaded.leases);
         let seen =
             |digest| images.get(digest).ok().flatten().map(|image| attempts::Seen::of(&image.manifest));

@@ -113,17 +113,17 @@ impl Provisioner {
     fn rule_view(&self, rule: SelectorRule) -> RuleView {
         let pinned = self.described(rule.target.clone());
         let state = self.state();
-        let machines = state.machines.iter().filter(|m| m.pin.is_none());
+        let machines = state.machines.iter().filter(|m| m.pin.is_none() && m.moved.is_none());
         let machines = machines.filter(|m| state.rules.first_for(m).is_some_and(|r| r.name == rule.name));
         RuleView { machines: machines.count(), image: pinned.image, rule }
     }
 }
 
-fn parse(selector: &str) -> Result<Selector, CommandError> {
+pub(super) fn parse(selector: &str) -> Result<Selector, CommandError> {
     selector.parse().map_err(|e: crate::fleet::SelectorError| CommandError::Bad(e.to_string()))
 }
 
-fn check_name(name: &str) -> Result<(), CommandError> {
+pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
     let fits = (1..=MAX_NAME).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         && !name.starts_with('.');
@@ -132,7 +132,7 @@ fn check_name(name: &str) -> Result<(), CommandError> {
     }
     let name = name.escape_default().to_string().chars().take(80).collect::<String>();
     Err(CommandError::Bad(format!(
-        "`{name}` can't be the name of a rule: write 1 to {MAX_NAME} of a-z, A-Z, 0-9 and `._-`"
+        "`{name}` can't be the name of a rule or a rollout: write 1 to {MAX_NAME} of a-z, A-Z, 0-9 and `._-`"
     )))
 }
 

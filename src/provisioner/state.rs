@@ -17,12 +17,12 @@ use crate::{
     dhcp,
     model::{
         Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, FailingImage,
-        Image, Mac, Machine, Millis, Stage,
+        Image, Mac, Machine, Millis, Rollout, Stage,
     },
     netboot::ServerAddr,
     store::ImageStore,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A machine's `last_seen` is as coarse as this, so that a packet is not a write.
 const SEEN_EVERY: Millis = 60_000;
@@ -39,6 +39,8 @@ pub(super) struct State {
     pub attempts: Attempts,
     pub default: Option<BootTarget>,
     pub rules: Rules,
+    /// By name.
+    pub rollouts: BTreeMap<String, Rollout>,
     pub stats: Stats,
     /// Scripts given within the minute that began at the first number.
     pub script_rate: (Millis, HashMap<Mac, u32>),
@@ -64,6 +66,7 @@ impl State {
             bounds: options.bounds,
             default,
             rules,
+            rollouts: BTreeMap::new(),
             stats: Stats::default(),
             script_rate: (0, HashMap::new()),
         }
@@ -172,7 +175,7 @@ impl State {
 
     /// Changes a machine on record, in memory and for the store.
     pub fn put(&mut self, machine: Machine, fx: &mut Effects) {
-        fx.changes.push(Change::Machine(machine.clone()));
+        fx.changes.push(Change::Machine(machine.clone().into()));
         self.machines.put(machine);
     }
 

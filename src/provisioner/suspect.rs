@@ -46,7 +46,16 @@ impl Provisioner {
 
     /// What an operator should look at, of all that the provisioner knows.
     pub fn alarms(&self) -> Vec<Alarm> {
-        self.suspects().into_iter().map(|suspect| self.alarm(suspect)).collect()
+        let halted = self.halted().into_iter().map(|(name, why, since)| Alarm {
+            text: format!(
+                "halted: {why}. See `pristine rollout show {name}`; then `pristine rollout rollback {name}`, `abort`, or \
+                 `resume --max-failed`"
+            ),
+            about: format!("rollout {name}"),
+            since,
+        });
+        let suspects = self.suspects().into_iter().map(|suspect| self.alarm(suspect));
+        halted.chain(suspects).collect()
     }
 
     fn alarm(&self, suspect: Suspect) -> Alarm {

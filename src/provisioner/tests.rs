@@ -3,6 +3,7 @@
 
 mod fallback;
 mod links;
+mod rollout;
 
 use super::{testing::server, *};
 use crate::{

@@ -35,7 +35,7 @@ impl Provisioner {
         }
     }
 
-    /// Marks the attempts that are stuck by now.
+    /// Marks the attempts that are stuck by now, and lets rollouts go on.
     pub fn tick(&self) {
         let now = self.now();
         let mut fx = Effects::default();
@@ -53,6 +53,7 @@ impl Provisioner {
         if let Some(more @ 1..) = fx.events.len().checked_sub(LOGGED) {
             tracing::warn!(more, "boots are stuck: see `pristine boots`");
         }
+        state.roll(now, &mut fx);
         drop(self.hand_on(&locked, fx));
     }
 

@@ -219,6 +219,17 @@ pub enum CommandError {
         /// Names that look like it.
         nearest: Vec<String>,
     },
+    /// No rollout has this name.
+    #[error("no rollout `{name}`{}; see `pristine rollout list`", near(.nearest))]
+    NoRollout {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        nearest: Vec<String>,
+    },
+    /// It contradicts what is.
+    #[error("{0}")]
+    Conflict(String),
     /// The image doesn't fit the machine.
     #[error(
         "image {image} is for {image_arch}, but {machine} is {machine_arch}: pin an image for {machine_arch}"

@@ -4,7 +4,10 @@
 use pristine::{
     api::{self, Api, Others, ROUTES, Token},
     client::{Client, ClientError},
-    model::{BootTarget, Rule, Stage, wire::ErrorBody},
+    model::{
+        BootTarget, Rule, Stage,
+        wire::{ErrorBody, StartRollout},
+    },
     netboot::ServerAddr,
     provisioner::{MachinePatch, Options, Provisioner, ScriptQuery, SystemClock},
     store::{ImageStore, Nbps},
@@ -157,6 +160,12 @@ fn a_machine_is_named_pinned_explained_and_forgotten() {
     assert_eq!((status, body.nearest), (404, vec!["dbs".to_owned()]));
     client.remove_rule("dbs").unwrap();
     assert!(client.rules().unwrap().is_empty());
+
+    let none = client.rollout("web-1").unwrap_err();
+    assert_eq!(refused(none).0, 404);
+    let order = StartRollout { selector: "all".into(), to: "web:1".into(), ..StartRollout::default() };
+    let (status, body) = refused(client.start_rollout(&order).unwrap_err());
+    assert_eq!(status, 404, "{body:?}");
 
     client.forget("db7").unwrap();
     let (status, body) = refused(client.machine("db7").unwrap_err());

@@ -38,8 +38,8 @@ fn succeeds(args: &[&str]) -> String {
 fn help_lists_every_noun_and_wrong_usage_is_code_2() {
     let help = succeeds(&["--help"]);
     for noun in [
-        "serve", "config", "doctor", "machine", "pin", "unpin", "default", "explain", "boots", "watch",
-        "lease", "status", "image", "nbp", "lab", "version",
+        "serve", "config", "doctor", "machine", "pin", "unpin", "default", "rollout", "explain", "boots",
+        "watch", "lease", "status", "image", "nbp", "lab", "version",
     ] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{noun} "))), "{noun}\n{help}");
     }

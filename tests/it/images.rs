@@ -354,7 +354,7 @@ fn an_image_that_machines_hang_on_stays() {
     let machine = |pin, running| {
         let mut m = Machine::new(mac, 0);
         (m.hostname, m.pin, m.running) = (Some("r1".into()), pin, running);
-        Change::Machine(m)
+        Change::Machine(m.into())
     };
     let target = BootTarget::Image { digest };
     let cases = [

@@ -42,11 +42,22 @@ pub(super) fn in_use(state_dir: &Path, digest: Digest) -> Result<Vec<String>, St
     if is_it(&state.default) {
         by.push("it is the site's default".to_owned());
     }
+    let rollouts = state.rollouts.iter().filter(|r| r.to == digest && r.state.is_open());
+    by.extend(rollouts.map(|r| format!("rollout {} moves machines to it", r.name)));
     let rules = state.rules.iter().filter(|r| is_it(&Some(r.target.clone())));
     by.extend(rules.map(|r| format!("rule {} names it", r.name)));
     for machine in &state.machines {
         if is_it(&machine.pin) {
             by.push(format!("{} is pinned to it", name(machine)));
+        } else if let Some(m) = machine.moved.as_ref().filter(|m| is_it(&Some(m.target.clone()))) {
+            by.push(format!("rollout {} moved {} to it", m.rollout, name(machine)));
+        } else if machine
+            .part
+            .as_ref()
+            .and_then(|p| p.before.as_ref())
+            .is_some_and(|b| is_it(&Some(b.target.clone())))
+        {
+            by.push(format!("{} gets it back if its rollout is rolled back", name(machine)));
         } else if machine.running == Some(digest) {
             by.push(format!("{} runs it", name(machine)));
         } else if machine.last_healthy == Some(digest) {

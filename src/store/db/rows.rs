@@ -15,6 +15,7 @@ pub(super) enum Row {
     Attempt(AttemptId),
     Default,
     Rule(String),
+    Rollout(String),
 }
 
 pub(super) fn row_of(change: &Change) -> Row {
@@ -28,6 +29,8 @@ pub(super) fn row_of(change: &Change) -> Row {
         Change::Default(_) => Row::Default,
         Change::Rule(rule) => Row::Rule(rule.name.clone()),
         Change::RuleGone(name) => Row::Rule(name.clone()),
+        Change::Rollout(rollout) => Row::Rollout(rollout.name.clone()),
+        Change::RolloutGone(name) => Row::Rollout(name.clone()),
     }
 }
 
@@ -63,6 +66,11 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
             run("INSERT OR REPLACE INTO rules (name, body) VALUES (?1, ?2)", params![rule.name, json(rule)?])
         }
         Change::RuleGone(name) => run("DELETE FROM rules WHERE name = ?1", params![name]),
+        Change::Rollout(rollout) => run(
+            "INSERT OR REPLACE INTO rollouts (name, body) VALUES (?1, ?2)",
+            params![rollout.name, json(rollout)?],
+        ),
+        Change::RolloutGone(name) => run("DELETE FROM rollouts WHERE name = ?1", params![name]),
     }
 }
 
@@ -70,14 +78,15 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
     let default: Vec<BootTarget> = all(conn, path, "settings", "name = 'default'", "name")?;
     let mut attempts: Vec<BootAttempt> = all(conn, path, "attempts", "true", "began, id")?;
     attempts.sort_by_key(|a| a.began());
-    let has_rules = conn.table_exists(None, "rules").map_err(|e| sql_error(path, &e))?;
+    // A database that only reading commands have opened since the program was upgraded lacks the newest.
+    let has = |table: &str| conn.table_exists(None, table).map_err(|e| sql_error(path, &e));
     Ok(Loaded {
         machines: all(conn, path, "machines", "true", "mac")?,
         leases: all(conn, path, "leases", "true", "addr")?,
         attempts,
         default: default.into_iter().next(),
-        // A database that only reading commands have opened since the program was upgraded lacks it.
-        rules: if has_rules { all(conn, path, "rules", "true", "name")? } else { Vec::new() },
+        rules: if has("rules")? { all(conn, path, "rules", "true", "name")? } else { Vec::new() },
+        rollouts: if has("rollouts")? { all(conn, path, "rollouts", "true", "name")? } else { Vec::new() },
     })
 }
 

@@ -17,6 +17,9 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE rules    (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE rollouts (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// `PRST` in `application_id`, so that another program's database is not taken for ours.

@@ -58,8 +58,8 @@ fn everything_comes_back_after_a_restart() {
     let all = vec![
         Change::Lease(lease(1, 10)),
         Change::Lease(lease(2, 10)),
-        Change::Machine(machine(1)),
-        Change::Machine(machine(2)),
+        Change::Machine(machine(1).into()),
+        Change::Machine(machine(2).into()),
         Change::Attempt(attempt(2)),
         Change::Attempt(attempt(1)),
         Change::Default(default.clone()),
@@ -75,6 +75,7 @@ fn everything_comes_back_after_a_restart() {
         attempts: vec![attempt(1), attempt(2)],
         default,
         rules: vec![rule("a"), rule("b")],
+        rollouts: Vec::new(),
     };
     assert_eq!(loaded, expected);
     assert_eq!(Db::open_read_only(dir.path()).unwrap(), Some(expected), "beside the running service");
@@ -142,7 +143,7 @@ fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() {
     for n in 0..200 {
         let mut m = machine(n);
         m.hostname = Some("x".repeat(4_000));
-        if let Err(e) = db.enqueue(vec![Change::Machine(m)]).wait() {
+        if let Err(e) = db.enqueue(vec![Change::Machine(m.into())]).wait() {
             assert!(matches!(e, DbError::Write { .. }), "{e:?}");
             assert!(e.to_string().contains("pristine.db") && e.to_string().contains("full"), "{e}");
             refused += 1;
@@ -163,7 +164,7 @@ fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() {
 fn damage_is_an_error_that_names_the_file_and_the_next_step() {
     let dir = TempDir::new();
     let (db, _) = open(&dir);
-    db.enqueue((0..200).map(|n| Change::Machine(machine(n))).collect()).wait().unwrap();
+    db.enqueue((0..200).map(|n| Change::Machine(machine(n).into())).collect()).wait().unwrap();
     drop(db);
     let path = dir.path().join(DB_FILE);
     let good = std::fs::read(&path).unwrap();

@@ -1,0 +1,93 @@
+//! Rollouts go on: what the pure plan says is carried out, once a second, each step on its machine's record.
+
+use super::state::{Effects, State};
+use crate::{
+    fleet::{self, Boot, Member, Step},
+    model::{BootTarget, Change, Digest, Mac, Machine, Millis, Moved, Phase, Rollout, Stage, Verdict},
+};
+use std::collections::HashMap;
+
+impl State {
+    /// Looks at every open rollout and does what is to be done.
+    pub fn roll(&mut self, now: Millis, fx: &mut Effects) {
+        let open: Vec<Rollout> = self.rollouts.values().filter(|r| r.state.is_open()).cloned().collect();
+        for mut rollout in open {
+            let members = self.members(&rollout.name);
+            let plan = fleet::plan(&rollout, &self.facts(&members), now);
+            for step in plan.steps {
+                self.take(&rollout, step, now, fx);
+            }
+            if let Some(turn) = plan.turn {
+                tracing::info!(rollout = %rollout.name, state = %turn.state, why = %turn.why, "rollout");
+                (rollout.state, rollout.wave, rollout.why) = (turn.state, turn.wave, turn.why);
+                rollout.changed = now;
+                self.put_rollout(rollout, fx);
+            }
+        }
+    }
+
+    /// Gives back what they had to all that a rollout moved.
+    pub fn give_back(&mut self, rollout: &Rollout, now: Millis, fx: &mut Effects) {
+        let members = self.members(&rollout.name);
+        let phases: Vec<Phase> = members.iter().filter_map(|m| m.part.as_ref()).map(|p| p.phase).collect();
+        let steps = fleet::give_back(&self.facts(&members), &phases);
+        for step in steps {
+            self.take(rollout, step, now, fx);
+        }
+    }
+
+    /// Changes a rollout, in memory and for the store.
+    pub fn put_rollout(&mut self, rollout: Rollout, fx: &mut Effects) {
+        fx.changes.push(Change::Rollout(rollout.clone()));
+        self.rollouts.insert(rollout.name.clone(), rollout);
+    }
+
+    /// The members of a rollout, in the order in which they are taken.
+    pub fn members(&self, rollout: &str) -> Vec<Machine> {
+        let of = |m: &&Machine| m.part.as_ref().is_some_and(|p| p.rollout == rollout);
+        let mut all: HashMap<Mac, Machine> =
+            self.machines.iter_known().filter(of).map(|m| (m.mac, m.clone())).collect();
+        let order = fleet::spread(all.values().map(|m| (m.mac, m.rack.clone())).collect());
+        order.into_iter().filter_map(|mac| all.remove(&mac)).collect()
+    }
+
+    fn facts<'a>(&self, members: &'a [Machine]) -> Vec<Member<'a>> {
+        let fact = |m: &'a Machine| {
+            let rack = m.rack.as_deref();
+            let part = m.part.as_ref()?;
+            Some(Member { mac: m.mac, rack, part, pinned: m.pin.is_some(), boot: self.boot_of(m.mac) })
+        };
+        members.iter().filter_map(fact).collect()
+    }
+
+    /// A machine's latest boot, if it has a script.
+    fn boot_of(&self, mac: Mac) -> Option<Boot> {
+        let attempt = &self.attempts.latest(mac)?.attempt;
+        let at = attempt.stages.iter().find(|s| s.stage == Stage::Script)?.at;
+        let healthy = attempt.verdict == Verdict::Healthy;
+        Some(Boot { image: attempt.image, at, healthy, outcome: attempt.outcome() })
+    }
+
+    fn take(&mut self, rollout: &Rollout, step: Step, now: Millis, fx: &mut Effects) {
+        let Some(mut machine) = self.machines.get(step.mac).cloned() else { return };
+        let before = self.target_of(&machine);
+        let Some(part) = machine.part.as_mut() else { return };
+        match (part.phase.is_moved(), step.phase.is_moved()) {
+            (false, true) => {
+                part.before = machine.moved.replace(moved(&rollout.name, rollout.to));
+            }
+            (true, false) => machine.moved = part.before.take(),
+            _ => {}
+        }
+        part.phase = step.phase;
+        part.since = now;
+        part.restarts = step.restarts;
+        part.reason = step.reason;
+        machine.generation += u64::from(self.target_of(&machine) != before);
+        self.put(machine, fx);
+    }
+}
+
+fn moved(rollout: &str, to: Digest) -> Moved {
+    Moved { rollout: rollout.to_owned(), target: BootTarget::Image { digest: to } }
+}
