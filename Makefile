@@ -10,7 +10,7 @@ HOST := x86_64-unknown-linux-gnu
 NBP  := target/nbp
 INIT := target/init/$(HOST)/release/pristine-init
 
-.PHONY: bench-store help setup build release init nbp images test demo lint fmt deny ci
+.PHONY: help setup build release init nbp images test demo demo-rollout bench-store lint fmt deny ci
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -50,6 +50,10 @@ test: build nbp images ## units, properties, integration in namespaces, real boo
 demo: build nbp ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
 	images/debian/build
 	target/debug/pristine lab demo --nbp-dir $(NBP)
+
+demo-rollout: build nbp ## a rollout to a broken image stops and heals by itself; a good one reaches every server
+	images/tiny/build
+	target/debug/pristine lab rollout --nbp-dir $(NBP)
 
 bench-store: release ## what ten versions of a Debian image cost in the store, next to casync, and what serving chunks costs
 	tools/bench-store

@@ -8,6 +8,7 @@ use crate::lab::{
     follow::table,
     interrupt,
     qemu::accel,
+    rollout,
     show::Timeline,
 };
 use clap::{Args, Subcommand};
@@ -20,6 +21,8 @@ pub enum Lab {
     Up(Boot),
     /// Power machines on, wait until all are healthy, show the timelines, remove everything
     Boot(Boot),
+    /// A rollout to a broken image stops and heals by itself; a good one reaches every server
+    Rollout(Demo),
     /// Two servers boot a real Debian, forget what was written, are upgraded and rolled back
     Demo(Demo),
 }
@@ -76,6 +79,10 @@ impl Lab {
         match self {
             Lab::Up(boot) => Ok(boot.run(true)?),
             Lab::Boot(boot) => Ok(boot.run(false)?),
+            Lab::Rollout(demo) => {
+                let (_state, settings) = demo.common.settings()?;
+                Ok(rollout::run(&rollout::Options { settings, images: demo.common.images })?)
+            }
             Lab::Demo(demo) => {
                 let (_state, settings) = demo.common.settings()?;
                 let options = demo::Options { settings, images: demo.common.images };

@@ -240,7 +240,8 @@ fn too_many_failed(
     plan: &mut Plan,
 ) {
     let may = rollout.limits.max_failed;
-    let why = format!("{failed} machines failed, and {may} may");
+    let machines = if failed == 1 { "machine" } else { "machines" };
+    let why = format!("{failed} {machines} failed, and {may} may");
     let (state, back) = match rollout.on_failure {
         OnFailure::Halt => (RolloutState::Halted, false),
         OnFailure::RollBack => (RolloutState::RolledBack, true),

@@ -14,6 +14,7 @@ pub mod net;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod rollout;
 pub mod service;
 pub mod shell;
 pub mod show;

@@ -101,7 +101,11 @@ impl Lab {
     /// Imports what an image's recipe built: `<images>/<name>/<version>` holds `kernel`, `modules`,
     /// `rootfs.squashfs` and `cmdline`.
     pub fn import(&self, name: &str, version: &str, images: &Path) -> Result<(), LabError> {
-        let built = images.join(name).join(version);
+        self.import_as(name, version, &images.join(name).join(version), "")
+    }
+
+    /// The same from that folder, with more words on the kernel's command line.
+    pub fn import_as(&self, name: &str, version: &str, built: &Path, more: &str) -> Result<(), LabError> {
         let cmdline = built.join("cmdline");
         let template = fs::read_to_string(&cmdline).map_err(|e| {
             LabError::Other(format!("{}: {e}. images/{name}/build makes it", cmdline.display()))
@@ -110,7 +114,8 @@ impl Lab {
         let (kernel, modules, rootfs) = (path("kernel"), path("modules"), path("rootfs.squashfs"));
         let names = ["image", "import", "--name", name, "--version", version];
         let files = ["--kernel", &kernel, "--modules", &modules, "--rootfs", &rootfs];
-        self.cli(&[&names[..], &files, &["--cmdline", template.trim()]].concat()).map(drop)
+        self.cli(&[&names[..], &files, &["--cmdline", format!("{} {more}", template.trim()).trim()]].concat())
+            .map(drop)
     }
 
     /// Ends the service in order, then removes everything.

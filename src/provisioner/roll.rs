@@ -82,7 +82,13 @@ impl State {
         part.phase = step.phase;
         part.since = now;
         part.restarts = step.restarts;
-        part.reason = step.reason;
+        let failing = machine.failing.iter().find(|f| f.image == rollout.to && step.phase == Phase::Failed);
+        part.reason = match (step.reason, failing) {
+            (Some(why), Some(f)) => {
+                Some(format!("{why}; {} boots in a row failed, the last one: {}", f.boots, f.reason))
+            }
+            (why, _) => why,
+        };
         machine.generation += u64::from(self.target_of(&machine) != before);
         self.put(machine, fx);
     }

@@ -1,7 +1,8 @@
 //! Real boots: real firmware, the real binary, the tiny image. `make test` builds what they need.
 
 use pristine::lab::{
-    Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Stick, Vm, process::Running,
+    self, Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Stick, Vm,
+    process::Running,
 };
 use pristine::model::{BootAttempt, Stage, Verdict};
 use std::{
@@ -314,5 +315,23 @@ fn machines_boot_beside_another_dhcp_server() {
     for n in 1..=2 {
         let mac = Spec::new(n, Firmware::Bios).mac.to_string();
         assert!(leased.contains(&mac), "dnsmasq gave {mac} no address:\n{leased}");
+    }
+}
+
+/// Three servers: the rollout halts, the machine that it hit comes back, a good version passes.
+#[test]
+fn a_rollout_to_a_broken_image_stops_and_heals_and_a_good_one_reaches_everybody() {
+    let _slots = [Slot::take(), Slot::take()];
+    let folder = Folder::temporary("rollout").unwrap();
+    let settings = Settings {
+        binary: env!("CARGO_BIN_EXE_pristine").into(),
+        nbps: built("nbp"),
+        state: folder.path().join("state"),
+        dir: folder.path().to_owned(),
+        mode: Mode::Full,
+        extra: String::new(),
+    };
+    if let Err(e) = lab::rollout::run(&lab::rollout::Options { settings, images: built("images") }) {
+        panic!("{e}");
     }
 }

@@ -179,7 +179,7 @@ fn a_bad_version_halts_after_the_first_wave_and_moves_nobody_else() {
     assert_eq!(w.phases(), [Phase::Failed, Phase::Waiting, Phase::Waiting]);
     assert_eq!(
         (w.rollout.state, w.rollout.why.as_str()),
-        (RolloutState::Halted, "1 machines failed, and 0 may")
+        (RolloutState::Halted, "1 machine failed, and 0 may")
     );
     let reason = w.servers[0].part.reason.as_deref().unwrap();
     assert_eq!(reason, "not healthy within 600 s of its first boot: stuck after init");

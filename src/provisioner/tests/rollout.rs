@@ -107,9 +107,13 @@ async fn a_bad_version_stops_in_the_first_wave_and_its_machine_comes_back_by_its
     let view = w.prov.rollout("web-2").unwrap();
     assert_eq!(
         (view.rollout.state, view.rollout.why.as_str()),
-        (RolloutState::Halted, "1 machines failed, and 0 may")
+        (RolloutState::Halted, "1 machine failed, and 0 may")
     );
-    assert!(view.troubles[0].reason.contains("instead"), "{:?}", view.troubles);
+    let reason = &view.troubles[0].reason;
+    assert!(
+        reason.contains("instead; 2 boots in a row failed, the last one: failed: no database"),
+        "{reason}"
+    );
     assert_eq!(phases(&w).iter().filter(|p| **p == Phase::Waiting).count(), 3);
     let alarms = w.prov.alarms();
     assert_eq!((alarms.len(), alarms[0].about.as_str()), (1, "rollout web-2"));
