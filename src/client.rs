@@ -1,5 +1,9 @@
 //! Client of the operators' API, used by the command line and the lab.
 
+mod push;
+
+pub use push::{PushError, Pushed};
+
 use crate::{
     model::{
         BootAttempt, Lease, Machine,
@@ -93,6 +97,15 @@ pub struct Client {
     agent: ureq::Agent,
     base: String,
     token: String,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// A whole answer within this time.
+    Whole(Duration),
+    /// A stream without an end.
+    Live,
 }
 
 type Reply<T> = Result<T, ClientError>;
@@ -257,7 +270,7 @@ impl Client {
     /// Boot attempts as they change, until the service ends: first those that are running, then each
     /// one anew at every step.
     pub fn watch(&self) -> Reply<impl Iterator<Item = Reply<BootAttempt>> + use<>> {
-        let response = self.request("GET", "/watch", None, true)?;
+        let response = self.request("GET", "/watch", None, Wait::Live)?;
         let mut lines = BufReader::new(response.into_body().into_with_config().limit(u64::MAX).reader());
         let url = self.base.clone();
         Ok(std::iter::from_fn(move || {
@@ -292,8 +305,17 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|e| broken(&self.base, e))
     }
 
+    /// Posts bytes that are no JSON, and waits up to `longest` for the answer.
+    fn send_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>, longest: Duration) -> Reply<T> {
+        let bytes = self.read(self.request("POST", path, Some(body), Wait::Whole(longest))?)?;
+        serde_json::from_slice(&bytes).map_err(|e| broken(&self.base, e))
+    }
+
     fn call(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Reply<Vec<u8>> {
-        let response = self.request(method, path, body, false)?;
+        self.read(self.request(method, path, body, Wait::Whole(ANSWER))?)
+    }
+
+    fn read(&self, response: http::Response<ureq::Body>) -> Reply<Vec<u8>> {
         response
             .into_body()
             .into_with_config()
@@ -307,7 +329,7 @@ impl Client {
         method: &str,
         path: &str,
         body: Option<Vec<u8>>,
-        live: bool,
+        wait: Wait,
     ) -> Reply<http::Response<ureq::Body>> {
         let request = http::Request::builder()
             .method(method)
@@ -317,10 +339,9 @@ impl Client {
             .body(body.unwrap_or_default())
             .map_err(|_| ClientError::BadUrl(self.base.clone()))?;
         let configured = self.agent.configure_request(request);
-        let configured = if live {
-            configured.timeout_per_read(Some(SILENCE))
-        } else {
-            configured.timeout_global(Some(ANSWER))
+        let configured = match wait {
+            Wait::Live => configured.timeout_per_read(Some(SILENCE)),
+            Wait::Whole(longest) => configured.timeout_global(Some(longest)),
         };
         let mut response = self
             .agent

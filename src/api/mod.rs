@@ -20,6 +20,7 @@ mod rules;
 mod server;
 mod site;
 mod token;
+mod uploads;
 mod watch;
 
 pub use refusal::Refusal;

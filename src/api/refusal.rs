@@ -19,7 +19,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal in words.
     pub fn new(status: StatusCode, error: impl Into<String>) -> Refusal {
-        Refusal { status, body: ErrorBody { error: error.into(), hint: None, nearest: Vec::new() } }
+        Refusal {
+            status,
+            body: ErrorBody { error: error.into(), hint: None, nearest: Vec::new(), missing: Vec::new() },
+        }
     }
 
     /// Adds what to do.

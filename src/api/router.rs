@@ -1,9 +1,12 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, machines, rollouts, rules, server::Counters, site, watch,
+    Refusal, Token, auth, auth::BadTokens, boots, machines, rollouts, rules, server::Counters, site, uploads,
+    watch,
 };
-use crate::{model::wire::Alarm, provisioner::Provisioner, store::ImageStore};
+use crate::{
+    image::transfer::uploads::Uploads, model::wire::Alarm, provisioner::Provisioner, store::ImageStore,
+};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
@@ -42,6 +45,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/leases"),
     ("GET", "/api/v1/images"),
     ("GET", "/api/v1/images/{image}"),
+    ("POST", "/api/v1/uploads"),
+    ("POST", "/api/v1/uploads/{image}/chunks"),
+    ("POST", "/api/v1/uploads/{image}/commit"),
     ("GET", "/api/v1/status"),
 ];
 
@@ -69,6 +75,8 @@ pub struct Api(Arc<Inner>);
 struct Inner {
     provisioner: Provisioner,
     images: ImageStore,
+    uploads: Uploads,
+    upload_places: tokio::sync::Semaphore,
     token: Token,
     others: AskOthers,
     started: std::time::Instant,
@@ -89,6 +97,8 @@ impl Api {
     ) -> Api {
         Api(Arc::new(Inner {
             provisioner,
+            uploads: Uploads::new(images.clone()),
+            upload_places: tokio::sync::Semaphore::new(uploads::AT_ONCE),
             images,
             token,
             others,
@@ -105,6 +115,15 @@ impl Api {
 
     pub(super) fn images(&self) -> &ImageStore {
         &self.0.images
+    }
+
+    pub(super) fn uploads(&self) -> &Uploads {
+        &self.0.uploads
+    }
+
+    /// Whoever has a body of an upload in memory holds one of these.
+    pub(super) fn upload_places(&self) -> &tokio::sync::Semaphore {
+        &self.0.upload_places
     }
 
     pub(super) fn token(&self) -> &Token {
@@ -154,6 +173,9 @@ pub fn router(api: Api) -> Router {
         .route("/leases", get(site::leases))
         .route("/images", get(site::images))
         .route("/images/{image}", get(site::image))
+        .route("/uploads", axum::routing::post(uploads::begin))
+        .route("/uploads/{image}/chunks", axum::routing::post(uploads::take))
+        .route("/uploads/{image}/commit", axum::routing::post(uploads::commit))
         .route("/status", get(site::status));
     Router::new()
         .nest("/api/v1", v1)
@@ -178,8 +200,18 @@ async fn no_method(request: Request) -> Refusal {
         .hint("docs/api.md lists what each path knows")
 }
 
+/// How long a request may take.
+fn longest(path: &str) -> Duration {
+    match path.strip_prefix("/api/v1/uploads") {
+        Some(rest) if rest.ends_with("/commit") => uploads::LONGEST_COMMIT,
+        Some(_) => uploads::LONGEST_BODY,
+        None => LONGEST,
+    }
+}
+
 async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(LONGEST, next.run(request)).await {
+    let longest = longest(request.uri().path());
+    match tokio::time::timeout(longest, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response(),
     }

@@ -16,5 +16,6 @@ pub mod signing;
 pub mod source;
 pub mod squash_read;
 pub mod squashfs;
+pub mod transfer;
 pub mod verify;
 pub mod verity;

@@ -21,6 +21,9 @@ pub struct ErrorBody {
     /// Names that were probably meant, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nearest: Vec<String>,
+    /// Chunks of an upload that are still missing: ranges of numbers in its inventory, without their ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<[u64; 2]>,
 }
 
 /// Body of a request that assigns a boot target.
@@ -181,4 +184,72 @@ pub struct Status {
     pub alarms: Vec<Alarm>,
     /// Counters by part: `provisioner`, `dhcp`, `tftp`, `http`, `api`, `store`.
     pub counters: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a service answers to the inventory of an image that is pushed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadBegun {
+    /// The image's digest.
+    pub image: Digest,
+    /// It is there already.
+    pub existed: bool,
+    /// Chunks that are to be sent: ranges of numbers in the inventory, without their ends.
+    pub missing: Vec<[u64; 2]>,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What a service answers to chunks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadTaken {
+    /// How many it took.
+    pub chunks: usize,
+}
+
+/// What a service answers when a pushed image is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadDone {
+    /// The image's digest.
+    pub image: Digest,
+    /// It was there before.
+    pub existed: bool,
+    /// What its tag pointed to before.
+    pub moved_from: Option<Digest>,
+    /// Signatures that came along and were new.
+    pub signatures: usize,
+}
+
+/// Ascending numbers as ranges without their ends.
+pub fn ranges(numbers: &[usize]) -> Vec<[u64; 2]> {
+    let mut out: Vec<[u64; 2]> = Vec::new();
+    for n in numbers.iter().map(|n| *n as u64) {
+        match out.last_mut() {
+            Some([_, end]) if *end == n => *end += 1,
+            _ => out.push([n, n + 1]),
+        }
+    }
+    out
+}
+
+/// The numbers in such ranges that are below `most`, ascending.
+pub fn unranged(ranges: &[[u64; 2]], most: usize) -> Vec<usize> {
+    let within = |n: &u64| usize::try_from(*n).unwrap_or(most).min(most);
+    let numbers = ranges.iter().flat_map(|[from, end]| within(from)..within(end));
+    numbers.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_the_numbers() {
+        for (numbers, wanted) in
+            [(vec![], vec![]), (vec![0, 1, 2, 7], vec![[0, 3], [7, 8]]), (vec![4], vec![[4, 5]])]
+        {
+            assert_eq!(ranges(&numbers), wanted);
+            assert_eq!(unranged(&wanted, 8), numbers);
+        }
+        assert_eq!(unranged(&[[2, u64::MAX], [0, 1], [3, 1]], 4), [0, 2, 3]);
+    }
 }

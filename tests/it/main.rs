@@ -17,3 +17,4 @@ mod signatures;
 mod state;
 mod store;
 mod tftp;
+mod transfer;

@@ -1,6 +1,6 @@
 //! `pristine image import`.
 
-use super::{initramfs::InitArgs, preset::by_name};
+use super::{export, initramfs::InitArgs, preset::by_name};
 use crate::{
     cli::{Context, Failure, Outcome},
     image::{
@@ -19,14 +19,19 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Arguments of `image import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
+    /// An archive that `image export` wrote: all of an image, its name too
+    #[arg(value_name = "FILE.pristine-archive", conflicts_with_all = [
+        "name", "version", "kernel", "initramfs", "modules", "rootfs", "live", "preset", "dir", "cmdline", "arch", "labels", "foreign",
+    ])]
+    archive: Option<PathBuf>,
     /// What the image is, as in web
-    #[arg(long)]
-    name: String,
+    #[arg(long, required_unless_present = "archive")]
+    name: Option<String>,
     /// Which one, as in 2 or 2026-11-22
-    #[arg(long)]
-    version: String,
+    #[arg(long, required_unless_present = "archive")]
+    version: Option<String>,
     /// Linux kernel: bzImage, Image or EFI stub
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["live", "dir"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["archive", "live", "dir"])]
     kernel: Option<PathBuf>,
     /// Initramfs; repeatable, in the order in which they are joined
     #[arg(long, value_name = "FILE")]
@@ -127,6 +132,12 @@ fn foreign(args: &ImportArgs) -> Result<Option<Foreign>, Failure> {
 }
 
 pub(super) fn run(args: ImportArgs, store: &ImageStore, context: &Context) -> Outcome {
+    if let Some(archive) = &args.archive {
+        return export::import(archive, args.move_tag, store, context);
+    }
+    let (Some(name), Some(version)) = (&args.name, &args.version) else {
+        return Err(Failure::Usage("give --name and --version, or an archive".into()));
+    };
     let build_initramfs = args.modules.as_deref().map(|dir| args.init.recipe(dir)).transpose()?;
     let foreign = foreign(&args)?;
     if foreign.is_none() && !args.cmdline_extra.is_empty() {
@@ -154,7 +165,7 @@ pub(super) fn run(args: ImportArgs, store: &ImageStore, context: &Context) -> Ou
         eprintln!("{}", said.join("\n"));
     }
     let what = Import {
-        tag: Tag::new(&args.name, &args.version)?,
+        tag: Tag::new(name, version)?,
         arch: args.arch,
         kernel,
         initramfs,

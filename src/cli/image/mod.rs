@@ -2,11 +2,13 @@
 //! change, since the store is files. One file a command.
 
 mod diff;
+mod export;
 mod gc;
 mod import;
 mod initramfs;
 mod list;
 mod preset;
+mod push;
 mod rm;
 mod scrub;
 mod sign;
@@ -19,7 +21,7 @@ use clap::Subcommand;
 /// Images in the store.
 #[derive(Debug, Subcommand)]
 pub enum Image {
-    /// Make an image of a kernel, an initramfs and a squashfs
+    /// Make an image of a kernel, an initramfs and a squashfs, or take one from an archive
     Import(Box<import::ImportArgs>),
     /// Every image
     List,
@@ -31,6 +33,10 @@ pub enum Image {
         #[arg(long)]
         manifest: bool,
     },
+    /// Write an image as one archive, for another site
+    Export(export::ExportArgs),
+    /// Send an image to a running service: what it lacks, gone on with after a cut
+    Push(push::PushArgs),
     /// What differs between two images: packages, files, kernel, command line, sizes
     Diff(diff::DiffArgs),
     /// Read everything again and name what is damaged
@@ -85,6 +91,8 @@ impl Image {
             Image::List => list::list(&to_read(), context),
             Image::Show { image, manifest: true } => list::manifest(&image, &to_read()),
             Image::Show { image, .. } => list::show(&image, &to_read(), context),
+            Image::Export(args) => export::export(&args, &to_read(), context),
+            Image::Push(args) => push::run(&args, &to_read(), context),
             Image::Diff(args) => diff::run(&args, &to_read(), context),
             Image::Verify { images, signature } => {
                 let store = to_read();

@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     model::{BlobRef, Digest, Image, Tag},
-    store::{ImageStore, blobs::BlobReader},
+    store::{ImageStore, chunk::ChunkRef, content::BlobReader},
 };
 use files::{Files, Root};
 use packages::Packages;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What differs between two images.
 #[derive(Debug, Serialize)]
@@ -87,7 +87,7 @@ pub struct Sizes {
     pub rootfs: Pair<Option<u64>>,
     /// All that an image needs.
     pub total: Pair<u64>,
-    /// Of the new image's total: bytes of files that the old one lacks.
+    /// Of the new image's total: bytes that the old one lacks. That much more is stored or sent.
     pub new_bytes: u64,
 }
 
@@ -123,7 +123,7 @@ pub fn diff(store: &ImageStore, old: &Image, new: &Image, progress: &dyn Progres
     Diff {
         old: name(old),
         new: name(new),
-        sizes: sizes(old, new),
+        sizes: sizes(store, old, new),
         kernel: Pair::new(kernel(old), kernel(new)),
         initramfs: Pair::new(a.initramfs.clone(), b.initramfs.clone()),
         arch: Pair::new(a.arch, b.arch),
@@ -134,19 +134,42 @@ pub fn diff(store: &ImageStore, old: &Image, new: &Image, progress: &dyn Progres
     }
 }
 
-fn sizes(old: &Image, new: &Image) -> Sizes {
+fn sizes(store: &ImageStore, old: &Image, new: &Image) -> Sizes {
     let blobs =
         |image: &Image| image.manifest.blobs().map(|b| (b.digest, b.size)).collect::<BTreeMap<_, _>>();
     let (has, needs) = (blobs(old), blobs(new));
     let total =
         |blobs: &BTreeMap<Digest, u64>| blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
-    let lacks = needs.iter().filter(|(digest, _)| !has.contains_key(digest));
+    let lacks =
+        needs.iter().filter(|(digest, _)| !has.contains_key(digest)).map(|(digest, size)| (*digest, *size));
     let rootfs = |image: &Image| image.manifest.rootfs.map(|r| r.blob.size);
     Sizes {
         rootfs: Pair::new(rootfs(old), rootfs(new)),
         total: Pair::new(total(&has), total(&needs)),
-        new_bytes: lacks.fold(0, |sum, (_, size)| sum.saturating_add(*size)),
+        new_bytes: new_bytes(store, has.keys(), lacks.collect()),
     }
+}
+
+/// Bytes of the chunks of blobs that the old image lacks, and that no blob of it has.
+fn new_bytes<'a>(
+    store: &ImageStore,
+    has: impl Iterator<Item = &'a Digest>,
+    lacks: Vec<(Digest, u64)>,
+) -> u64 {
+    if lacks.is_empty() {
+        return 0;
+    }
+    let chunks = |digest| store.blobs().chunks(digest).ok().flatten();
+    let mut known: HashSet<ChunkRef> = has.filter_map(|digest| chunks(*digest)).flatten().collect();
+    let mut sum: u64 = 0;
+    for (digest, size) in lacks {
+        sum = sum.saturating_add(match chunks(digest) {
+            Some(list) => list.into_iter().filter(|c| known.insert(*c)).map(|c| u64::from(c.len)).sum(),
+            // It can't be read: then all of it.
+            None => size,
+        });
+    }
+    sum
 }
 
 fn root(store: &ImageStore, old: &Image, new: &Image, progress: &dyn Progress) -> Result<RootDiff, String> {

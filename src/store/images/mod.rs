@@ -120,6 +120,11 @@ impl ImageStore {
         &self.0.dir
     }
 
+    /// Where images wait that are being pushed to this store, see `image::transfer::uploads`.
+    pub fn uploads_dir(&self) -> PathBuf {
+        self.0.dir.join("uploads")
+    }
+
     /// The blobs, for importing and verifying.
     pub fn blobs(&self) -> &Blobs {
         &self.0.blobs
