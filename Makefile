@@ -9,6 +9,9 @@ export PATH := $(PATH):/usr/sbin:/sbin
 HOST := x86_64-unknown-linux-gnu
 NBP  := target/nbp
 INIT := target/init/$(HOST)/release/pristine-init
+# State folder with the images of the tests and the lab.
+STATE := target/images/state
+DEBIAN := target/images/debian.stamp
 
 .PHONY: help setup build release init nbp images test demo demo-rollout bench-store lint fmt deny ci
 
@@ -39,7 +42,7 @@ nbp: build ## boot programs from Debian's packages, for the tests and the lab
 	target/debug/pristine nbp fetch --dir $(NBP)
 
 images: build ## the images of the tests: tiny, Debian's installer, a Debian live ISO
-	images/tiny/build
+	images/tiny/build $(STATE)
 	images/debian-installer/build
 	images/debian-live/build
 
@@ -47,13 +50,20 @@ test: build nbp images ## units, properties, integration in namespaces, real boo
 	cargo test --locked --workspace
 
 # The debug build: it is made in a third of the time, and its dependencies are optimised.
-demo: build nbp ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
-	images/debian/build
-	target/debug/pristine lab demo --nbp-dir $(NBP)
+demo: build nbp $(DEBIAN) ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
+	target/debug/pristine lab demo --nbp-dir $(NBP) --images $(STATE)
+
+# The second has a package more. Built anew where the recipe changed, or by removing the stamp.
+$(DEBIAN): $(shell find images/debian -type f) | build
+	for version in 1 2; do \
+	    target/debug/pristine --state-dir $(STATE) image build images/debian --name debian --version $$version \
+	        --nics virtual --move-tag; \
+	done
+	touch $@
 
 demo-rollout: build nbp ## a rollout to a broken image stops and heals by itself; a good one reaches every server
-	images/tiny/build
-	target/debug/pristine lab rollout --nbp-dir $(NBP)
+	images/tiny/build $(STATE)
+	target/debug/pristine lab rollout --nbp-dir $(NBP) --images $(STATE)
 
 bench-store: release ## what ten versions of a Debian image cost in the store, next to casync, and what serving chunks costs
 	tools/bench-store

@@ -128,3 +128,6 @@ squash() {
 # Every time in an image: 2024-01-01. A fixed one, so that the same input gives the same bytes; not 0, which
 # some programs take for "no time".
 EPOCH=1704067200
+
+# tty0 for a person at the screen; the serial console last, so that it is /dev/console.
+TINY_CMDLINE='console=tty0 console=ttyS0,115200 loglevel=4 panic=30'

@@ -3,7 +3,7 @@
 
 use super::{Context, Failure, Outcome, context::print};
 use crate::lab::{
-    Firmware, Folder, Lab as Site, Mode, Nic, Settings, Spec, Vm,
+    Firmware, Folder, Lab as Site, Mode, Nic, Settings, Spec, Vm, copy_images,
     demo::{self, BOOT},
     follow::table,
     interrupt,
@@ -33,8 +33,8 @@ pub struct Common {
     /// Folder of boot programs
     #[arg(long, value_name = "DIR", default_value = "target/nbp")]
     nbp_dir: PathBuf,
-    /// Folder of built images: DIR/NAME/VERSION holds kernel, modules, rootfs.squashfs, cmdline
-    #[arg(long, value_name = "DIR", default_value = "target/images")]
+    /// State folder whose images the site begins with
+    #[arg(long, value_name = "DIR", default_value = "target/images/state")]
     images: PathBuf,
     /// Folder that gets consoles and the service's log
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
@@ -115,10 +115,10 @@ impl Boot {
         let timeline = Timeline::default();
         let (_state, settings) = self.common.settings()?;
         timeline.say(&format!("Machines run under {}.", accel()));
+        copy_images(&self.common.images, &settings.state)?;
         let site = Site::up(settings, timeline.printer())?;
         timeline
             .say(&format!("The service is up; its log and the consoles are in {}.", site.logs().display()));
-        site.import(&self.image.name, &self.image.version, &self.common.images)?;
         site.cli(&["default", &self.image.to_string()])?;
         let count = self.machines.unwrap_or(u8::try_from(self.firmware.len()).unwrap_or(u8::MAX));
         let mut vms = Vec::new();

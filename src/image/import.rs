@@ -344,7 +344,7 @@ impl Sources {
             let found = found.collect::<io::Result<Vec<bool>>>();
             let found = found.map_err(|source| ImportError::Read { path: first.path.clone(), source })?;
             if !found.contains(&true) {
-                let what = "it does not hold Pristine's init (plain or gzip): make it with --modules or \
+                let what = "it does not hold Pristine's init (plain, gzip, zstd or xz): make it with --modules or \
                             `pristine image initramfs`, or import the image with --foreign";
                 return Err(ImportError::Initramfs { path: first.path.clone(), what: what.into() });
             }

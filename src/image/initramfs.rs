@@ -5,15 +5,21 @@
 //! - `/lib/modules/VERSION/` with the modules unpacked at the paths that `modules.dep` names, and depmod's
 //!   text lists `modules.dep`, `modules.alias` and `modules.softdep`, reduced to what is there, and
 //!   `modules.builtin` whole;
+//! - `/lib/firmware/` with what those modules may ask for, where they come from a root that has it;
 //! - `/etc/pristine/trusted-keys` and `trusted-images`, where it carries keys;
 //! - `/dev/console` and empty folders `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, `/root`.
 
 use super::{
     cpio::Cpio,
-    modules::{HELPFUL, Modules, ModulesError, REQUIRED, SERVER_NICS, VIRTUAL_NICS, plain_path},
+    firmware::Firmware,
+    modules::{
+        HELPFUL, Modules, ModulesError, ModulesFrom, REQUIRED, SERVER_NICS, STORAGE, VIRTUAL_NICS, name_of,
+        plain_path,
+    },
+    packing::{Packer, Packing},
 };
 use crate::model::Arch;
-use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use flate2::read::MultiGzDecoder;
 use pristine_signature::{Carried, CarriedError};
 use std::{
     collections::BTreeSet,
@@ -28,18 +34,20 @@ const PACKAGED_INIT: &str = "/usr/lib/pristine/pristine-init";
 /// What goes in.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// A folder `lib/modules/VERSION`, after depmod.
-    pub modules: PathBuf,
+    /// Where the kernel's modules are.
+    pub modules: ModulesFrom,
     /// The `pristine-init` binary, statically linked.
     pub init: PathBuf,
     /// Which NIC drivers.
     pub nics: Nics,
+    /// Drivers of disks too.
+    pub storage: bool,
     /// More modules, by name.
     pub extra: Vec<String>,
     /// Keys without whose signature it boots nothing.
     pub carried: Option<Carried>,
-    /// Gzip it. Costs the machine some CPU and saves the link two thirds.
-    pub gzip: bool,
+    /// How it is packed. Costs the machine some CPU and saves the link two thirds.
+    pub packing: Packing,
 }
 
 /// Which NIC drivers an initramfs gets.
@@ -61,6 +69,10 @@ pub struct Built {
     pub arch: Option<Arch>,
     /// Modules in it.
     pub modules: usize,
+    /// Firmware files in it.
+    pub firmware: usize,
+    /// Modules in it that name firmware of which the root has none.
+    pub lacking: Vec<String>,
     /// Bytes before compression.
     pub unpacked: u64,
 }
@@ -108,11 +120,11 @@ pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> 
     let modules = Modules::open(&recipe.modules)?;
     modules.require(REQUIRED)?;
     let nics = if recipe.nics == Nics::All { SERVER_NICS } else { &[] };
-    let wanted = REQUIRED.iter().chain(HELPFUL).chain(VIRTUAL_NICS).chain(nics).copied();
+    let disks = if recipe.storage { STORAGE } else { &[] };
+    let wanted = REQUIRED.iter().chain(HELPFUL).chain(VIRTUAL_NICS).chain(nics).chain(disks).copied();
     let paths = modules.closure(wanted.chain(recipe.extra.iter().map(String::as_str)));
 
-    let level = if recipe.gzip { Compression::new(6) } else { Compression::none() };
-    let mut out = if recipe.gzip { Out::Gzip(GzEncoder::new(out, level)) } else { Out::Plain(out) };
+    let mut out = Packer::new(recipe.packing, out)?;
     let mut cpio = Cpio::new(Counted { out: &mut out, bytes: 0 });
     for dir in ["dev", "proc", "root", "run", "sys", "tmp"] {
         cpio.dir(dir)?;
@@ -128,11 +140,17 @@ pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> 
         }
     }
     let base = format!("lib/modules/{}", modules.version());
-    for dir in dirs_of(&base, &paths) {
+    let full: Vec<String> = paths.iter().map(|path| format!("{base}/{}", plain_path(path))).collect();
+    for dir in dirs_of(full.iter().map(String::as_str).chain([format!("{base}/x").as_str()])) {
         cpio.dir(&dir)?;
     }
-    for path in &paths {
-        cpio.file(&format!("{base}/{}", plain_path(path)), 0o644, &modules.read(path)?)?;
+    let mut firmware = Firmware::default();
+    for (path, to) in paths.iter().zip(&full) {
+        let module = modules.read(path)?;
+        cpio.file(to, 0o644, &module)?;
+        if let ModulesFrom::Root(root, release) = &recipe.modules {
+            firmware.add(root, release, &name_of(path), &module).map_err(ModulesError::from)?;
+        }
     }
     let lists = [
         ("modules.alias", modules.reduced_list("modules.alias", &paths)?),
@@ -143,13 +161,23 @@ pub fn build(recipe: &Recipe, out: impl Write) -> Result<Built, InitramfsError> 
     for (name, text) in lists {
         cpio.file(&format!("{base}/{name}"), 0o644, text.as_bytes())?;
     }
-    let unpacked = cpio.finish()?.bytes;
-    match out {
-        Out::Plain(mut w) => w.flush()?,
-        Out::Gzip(w) => w.finish()?.flush()?,
+    let dirs = dirs_of(firmware.files.keys().map(String::as_str));
+    for dir in dirs.iter().filter(|dir| dir.as_str() != "lib") {
+        cpio.dir(dir)?;
     }
-    let kernel_version = modules.version().to_owned();
-    Ok(Built { kernel_version, arch: elf_arch(&init), modules: paths.len(), unpacked })
+    for (path, bytes) in &firmware.files {
+        cpio.file(path, 0o644, bytes)?;
+    }
+    let unpacked = cpio.finish()?.bytes;
+    out.finish()?;
+    Ok(Built {
+        kernel_version: modules.version().to_owned(),
+        arch: elf_arch(&init),
+        modules: paths.len(),
+        firmware: firmware.files.len(),
+        lacking: firmware.lacking,
+        unpacked,
+    })
 }
 
 /// What Pristine's init calls itself on the wire, and so has in its bytes.
@@ -157,15 +185,19 @@ const INIT_MARK: &[u8] = b"pristine-init";
 /// Init is near the front of what [`build`] makes.
 const LOOKED_AT: u64 = 64 << 20;
 
-/// True where an archive (plain or gzip) has Pristine's init in it.
+/// True where an archive (plain, or packed with gzip, zstd or xz) has Pristine's init in it.
 pub fn holds_our_init(mut file: &fs::File) -> io::Result<bool> {
     file.rewind()?;
     let mut magic = Vec::new();
-    file.take(2).read_to_end(&mut magic)?;
+    file.take(4).read_to_end(&mut magic)?;
     file.rewind()?;
+    // What can't be unpacked here holds no init that a kernel could find.
     let found = match magic.as_slice() {
-        // What can't be unpacked here holds no init that a kernel could find.
-        b"\x1f\x8b" => find_mark(MultiGzDecoder::new(file)).unwrap_or(false),
+        [0x1f, 0x8b, ..] => find_mark(MultiGzDecoder::new(file)).unwrap_or(false),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            zstd::stream::read::Decoder::new(file).and_then(find_mark).unwrap_or(false)
+        }
+        [0xfd, b'7', b'z', b'X'] => find_mark(liblzma::read::XzDecoder::new(file)).unwrap_or(false),
         _ => find_mark(file)?,
     };
     file.rewind()?;
@@ -188,13 +220,9 @@ fn find_mark(from: impl Read) -> io::Result<bool> {
 }
 
 /// Every folder on the way to `paths`, parents first.
-fn dirs_of(base: &str, paths: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut dirs = BTreeSet::new();
-    let full = paths.iter().map(|p| format!("{base}/{p}")).chain([format!("{base}/x")]);
-    for path in full {
-        dirs.extend(path.match_indices('/').filter_map(|(at, _)| path.get(..at)).map(str::to_owned));
-    }
-    dirs
+fn dirs_of<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let ways = paths.flat_map(|path| path.match_indices('/').filter_map(|(at, _)| path.get(..at)));
+    ways.map(str::to_owned).collect()
 }
 
 /// An init that needs a dynamic loader would panic the kernel with a riddle: say it here.
@@ -229,27 +257,6 @@ fn elf_arch(program: &[u8]) -> Option<Arch> {
         [243, 0] => Some(Arch::Riscv64),
         [2, 1] => Some(Arch::Loongarch64),
         _ => None,
-    }
-}
-
-enum Out<W: Write> {
-    Plain(W),
-    Gzip(GzEncoder<W>),
-}
-
-impl<W: Write> Write for Out<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Out::Plain(w) => w.write(buf),
-            Out::Gzip(w) => w.write(buf),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Out::Plain(w) => w.flush(),
-            Out::Gzip(w) => w.flush(),
-        }
     }
 }
 
@@ -292,7 +299,15 @@ mod tests {
 
     fn recipe(modules: PathBuf) -> Recipe {
         let init = PathBuf::from("/bin/busybox");
-        Recipe { modules, init, nics: Nics::Virtual, extra: vec!["wanted".into()], carried: None, gzip: true }
+        Recipe {
+            modules: ModulesFrom::Folder(modules),
+            init,
+            nics: Nics::Virtual,
+            storage: false,
+            extra: vec!["wanted".into()],
+            carried: None,
+            packing: Packing::Gzip,
+        }
     }
 
     #[test]
@@ -331,7 +346,7 @@ mod tests {
         let all = ["squashfs", "dm_mod", "dm-verity"];
         let recipe = Recipe {
             carried: Some(carried.clone()),
-            gzip: false,
+            packing: Packing::Plain,
             ..recipe(kernel_modules(dir.path(), &all))
         };
         let mut out = Vec::new();
@@ -358,7 +373,7 @@ mod tests {
         assert!(said(dynamic).contains("dynamically linked"));
         let script = Recipe { init: modules.join("modules.dep"), ..recipe(modules) };
         assert!(said(script).contains("not a 64-bit ELF"));
-        let nowhere = Recipe { modules: dir.path().into(), ..recipe(PathBuf::new()) };
+        let nowhere = recipe(dir.path().into());
         assert!(said(nowhere).contains("modules.dep"));
     }
 }

@@ -1,71 +1,95 @@
-//! Where an imported file's bytes are: a file of its own, or a part of another (a kernel in an ISO), so
-//! that nothing is unpacked first.
+//! Where an imported file's bytes are: a file of its own, a part of another (a kernel in an ISO), so
+//! that nothing is unpacked first, or a temporary one without a name that was made for it.
 
 use std::{
     fs::File,
     io::{self, Read, Seek as _, SeekFrom},
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// A file to import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    path: PathBuf,
-    within: Option<Within>,
+    /// How messages name it.
+    shown: PathBuf,
+    place: Place,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Within {
-    name: String,
-    parts: Vec<Range<u64>>,
+#[derive(Clone, Debug)]
+enum Place {
+    Whole(PathBuf),
+    Within { path: PathBuf, parts: Vec<Range<u64>> },
+    Open(Arc<File>),
 }
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::Whole(a), Place::Whole(b)) => a == b,
+            (Place::Within { path: a, parts: c }, Place::Within { path: b, parts: d }) => (a, c) == (b, d),
+            (Place::Open(a), Place::Open(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Place {}
 
 impl Input {
     /// The file `name` that lies in `path` as these parts, in this order.
     pub fn part_of(path: &Path, name: &str, parts: Vec<Range<u64>>) -> Input {
-        Input { path: path.to_owned(), within: Some(Within { name: name.to_owned(), parts }) }
+        let mut shown = path.to_owned().into_os_string();
+        shown.push(format!(":/{name}"));
+        Input { shown: shown.into(), place: Place::Within { path: path.to_owned(), parts } }
+    }
+
+    /// A temporary file, which messages call `name`.
+    pub fn temporary(file: File, name: &str) -> Input {
+        Input { shown: name.into(), place: Place::Open(Arc::new(file)) }
     }
 
     /// How messages name it: `debian.iso:/live/vmlinuz` where it lies in another file.
     pub fn shown(&self) -> PathBuf {
-        match &self.within {
-            None => self.path.clone(),
-            Some(within) => {
-                let mut shown = self.path.clone().into_os_string();
-                shown.push(format!(":/{}", within.name));
-                shown.into()
-            }
-        }
+        self.shown.clone()
     }
 
     /// Opens it. The length is that of now.
     pub fn open(&self) -> io::Result<Opened> {
         let not_a_file = || io::Error::from(io::ErrorKind::InvalidInput);
-        // Before it is opened: opening a pipe waits for whoever writes to it.
-        if !std::fs::metadata(&self.path)?.is_file() {
-            return Err(not_a_file());
-        }
-        let file = File::open(&self.path)?;
+        let file = match &self.place {
+            Place::Whole(path) | Place::Within { path, .. } => {
+                // Before it is opened: opening a pipe waits for whoever writes to it.
+                if !std::fs::metadata(path)?.is_file() {
+                    return Err(not_a_file());
+                }
+                File::open(path)?
+            }
+            Place::Open(file) => file.try_clone()?,
+        };
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Err(not_a_file());
         }
         let whole = 0..meta.len();
-        let parts = self.within.as_ref().map_or_else(|| Vec::from([whole]), |within| within.parts.clone());
+        let parts = match &self.place {
+            Place::Within { parts, .. } => parts.clone(),
+            _ => Vec::from([whole]),
+        };
         Ok(Opened { file, left: parts.clone(), parts })
     }
 }
 
 impl From<PathBuf> for Input {
     fn from(path: PathBuf) -> Input {
-        Input { path, within: None }
+        Input { shown: path.clone(), place: Place::Whole(path) }
     }
 }
 
 impl From<&Path> for Input {
     fn from(path: &Path) -> Input {
-        Input { path: path.to_owned(), within: None }
+        path.to_owned().into()
     }
 }
 

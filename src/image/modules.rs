@@ -1,13 +1,19 @@
 //! Kernel modules: which ones a network boot needs, and what they need in turn, by the files that
-//! `depmod` writes.
+//! `depmod` writes. They are read from a folder of this machine or from a root that isn't unpacked.
 
+use super::source::{Tree, TreeError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{self, Read as _},
+    io::{self, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    sync::Arc,
 };
+
+/// Bytes of one module, unpacked: the largest that kernels have take a tenth.
+const MAX_MODULE: u64 = 256 << 20;
+/// Bytes of one of depmod's lists.
+const MAX_LIST: u64 = 64 << 20;
 
 /// Without these no image can be mounted; built in or as modules.
 pub const REQUIRED: &[&str] = &["squashfs", "overlay", "loop", "dm_mod", "dm_verity"];
@@ -96,6 +102,31 @@ pub const SERVER_NICS: &[&str] = &[
     "marvell",
 ];
 
+/// Disks of servers and of virtual machines.
+pub const STORAGE: &[&str] = &[
+    "sd_mod",
+    "nvme",
+    "ahci",
+    "virtio_scsi",
+    "hv_storvsc",
+    "xen_blkfront",
+    "vmw_pvscsi",
+    "mpt3sas",
+    "megaraid_sas",
+    "smartpqi",
+    "hpsa",
+    "aacraid",
+];
+
+/// Where modules are.
+#[derive(Clone, Debug)]
+pub enum ModulesFrom {
+    /// A folder `lib/modules/VERSION` of this machine, after depmod.
+    Folder(PathBuf),
+    /// A root that has `lib/modules/VERSION`.
+    Root(Arc<Tree>, String),
+}
+
 /// Why modules can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
@@ -107,6 +138,9 @@ pub enum ModulesError {
         /// Why.
         source: io::Error,
     },
+    /// The root said no.
+    #[error(transparent)]
+    Root(#[from] TreeError),
     /// Not a folder of modules.
     #[error("{0} has no modules.dep: give a folder lib/modules/VERSION, and run `depmod` on it first")]
     NoDep(PathBuf),
@@ -141,7 +175,9 @@ pub enum ModulesError {
 /// A folder `lib/modules/VERSION` as depmod describes it.
 #[derive(Debug)]
 pub struct Modules {
+    /// How messages name it, and where it is unless it is in a root.
     dir: PathBuf,
+    root: Option<Arc<Tree>>,
     version: String,
     /// Name to path and the paths that it needs, all relative to `dir`.
     dep: BTreeMap<String, (String, Vec<String>)>,
@@ -157,12 +193,20 @@ pub fn name_of(path: &str) -> String {
 }
 
 impl Modules {
-    /// Reads the lists in `dir`; the last part of its path is the kernel version.
-    pub fn open(dir: &Path) -> Result<Modules, ModulesError> {
-        let dir = dir.canonicalize().map_err(|source| ModulesError::Io { path: dir.into(), source })?;
+    /// Reads the lists; the last part of the folder's path is the kernel version.
+    pub fn open(from: &ModulesFrom) -> Result<Modules, ModulesError> {
+        let (dir, root) = match from {
+            ModulesFrom::Folder(dir) => {
+                let real = dir.canonicalize();
+                (real.map_err(|source| ModulesError::Io { path: dir.into(), source })?, None)
+            }
+            ModulesFrom::Root(tree, version) => {
+                (Path::new("/lib/modules").join(version), Some(Arc::clone(tree)))
+            }
+        };
         let version = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut modules =
-            Modules { version, dep: BTreeMap::new(), builtin: BTreeSet::new(), soft: BTreeMap::new(), dir };
+        let (dep, builtin, soft) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let mut modules = Modules { dir, root, version, dep, builtin, soft };
         let dep = modules.list("modules.dep")?.ok_or_else(|| ModulesError::NoDep(modules.dir.clone()))?;
         for line in dep.lines() {
             if let Some((path, needs)) = line.split_once(':') {
@@ -189,11 +233,29 @@ impl Modules {
 
     /// One of depmod's lists as text; `None` where depmod made no such one.
     pub fn list(&self, name: &str) -> Result<Option<String>, ModulesError> {
+        let Some(bytes) = self.bytes(name, MAX_LIST)? else { return Ok(None) };
+        let bad = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+        String::from_utf8(bytes).map(Some).map_err(|e| self.io(name, bad(e)))
+    }
+
+    fn io(&self, name: &str, source: io::Error) -> ModulesError {
+        ModulesError::Io { path: self.dir.join(name), source }
+    }
+
+    /// The bytes of a file in the folder; `None` where there is no such one.
+    fn bytes(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, ModulesError> {
         let path = self.dir.join(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
+        if let Some(root) = &self.root {
+            let path = path.as_os_str().as_encoded_bytes();
+            return match root.read_all(path, limit) {
+                Err(TreeError::Missing(_)) => Ok(None),
+                read => Ok(Some(read?)),
+            };
+        }
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ModulesError::Io { path, source }),
+            Err(e) => Err(self.io(name, e)),
         }
     }
 
@@ -250,45 +312,31 @@ impl Modules {
 
     /// A module's bytes, unpacked.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, ModulesError> {
-        let full = self.dir.join(path);
         let inside = !path.starts_with('/') && !path.split('/').any(|part| part == "..");
-        if !inside || !full.is_file() {
-            return Err(ModulesError::BadPath { dir: self.dir.clone(), path: path.to_owned() });
-        }
-        let io = |source| ModulesError::Io { path: full.clone(), source };
-        match path.rsplit('.').next() {
-            Some("gz") => {
-                let mut out = Vec::new();
-                let file = fs::File::open(&full).map_err(io)?;
-                flate2::read::MultiGzDecoder::new(file).read_to_end(&mut out).map_err(io)?;
-                Ok(out)
-            }
-            Some("xz") => unpack_by("xz", &full),
-            Some("zst") => unpack_by("zstd", &full),
-            _ => fs::read(&full).map_err(io),
-        }
+        let bytes = if inside { self.bytes(path, MAX_MODULE)? } else { None };
+        let bytes =
+            bytes.ok_or_else(|| ModulesError::BadPath { dir: self.dir.clone(), path: path.to_owned() })?;
+        let unpacked = match path.rsplit('.').next() {
+            Some("gz") => all(flate2::read::MultiGzDecoder::new(bytes.as_slice())),
+            Some("xz") => all(liblzma::read::XzDecoder::new_multi_decoder(bytes.as_slice())),
+            Some("zst") => zstd::stream::read::Decoder::new(bytes.as_slice()).and_then(all),
+            _ => return Ok(bytes),
+        };
+        unpacked.map_err(|e| ModulesError::Unpack { path: self.dir.join(path), why: e.to_string() })
     }
+}
+
+fn all(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    if from.take(MAX_MODULE + 1).read_to_end(&mut out)? as u64 > MAX_MODULE {
+        return Err(io::Error::other(format!("it has more than {MAX_MODULE} bytes, which no module has")));
+    }
+    Ok(out)
 }
 
 /// The path without an ending for compression: the initramfs has every module unpacked.
 pub fn plain_path(path: &str) -> &str {
     [".gz", ".xz", ".zst"].iter().find_map(|end| path.strip_suffix(end)).unwrap_or(path)
-}
-
-fn unpack_by(tool: &str, path: &Path) -> Result<Vec<u8>, ModulesError> {
-    let unpack = |why| ModulesError::Unpack { path: path.to_owned(), why };
-    let out = Command::new(tool)
-        .arg("-dc")
-        .arg("--")
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| unpack(format!("`{tool}` doesn't run here ({e}); install it")))?;
-    if out.status.success() {
-        Ok(out.stdout)
-    } else {
-        Err(unpack(format!("{tool}: {}", String::from_utf8_lossy(&out.stderr).trim())))
-    }
 }
 
 #[cfg(test)]
@@ -310,7 +358,7 @@ mod tests {
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         io::Write::write_all(&mut gz, b"ELF").unwrap();
         fs::write(m.join("kernel/net/virtio_net.ko.gz"), gz.finish().unwrap()).unwrap();
-        let modules = Modules::open(&m).unwrap();
+        let modules = Modules::open(&ModulesFrom::Folder(m)).unwrap();
         (dir, modules)
     }
 
@@ -337,6 +385,33 @@ mod tests {
         let (_dir, m) = tree();
         assert!(m.require(&["squashfs", "overlay"]).is_ok());
         assert!(m.require(&["dm_verity"]).unwrap_err().to_string().contains("dm_verity"));
+    }
+
+    #[test]
+    fn modules_in_a_root_are_read_like_those_of_a_folder() {
+        let (dir, m) = tree();
+        let packed = |tool: &str| {
+            let file = dir.path().join("module");
+            fs::write(&file, "ELF").unwrap();
+            std::process::Command::new(tool).arg("-c").arg(&file).output().unwrap().stdout
+        };
+        let m = m.dir.join("kernel/net");
+        fs::write(m.join("failover.ko.xz"), packed("xz")).unwrap();
+        fs::write(m.join("phy-a.ko.zst"), packed("zstd")).unwrap();
+        let root = dir.path().join("root/usr/lib/modules");
+        fs::create_dir_all(&root).unwrap();
+        fs::rename(dir.path().join("6.1.0-test"), root.join("6.1.0-test")).unwrap();
+        std::os::unix::fs::symlink("usr/lib", dir.path().join("root/lib")).unwrap();
+        let options = crate::image::source::Options::default();
+        let silent = crate::image::progress::Silent;
+        let root = crate::image::source::open(&dir.path().join("root"), &options, &silent).unwrap();
+        let m = Modules::open(&ModulesFrom::Root(Arc::new(root), "6.1.0-test".into())).unwrap();
+        assert_eq!((m.version(), m.closure(["virtio_net"]).len()), ("6.1.0-test", 3));
+        for path in ["virtio_net.ko.gz", "failover.ko.xz", "phy-a.ko.zst"] {
+            assert_eq!(m.read(&format!("kernel/net/{path}")).unwrap(), b"ELF");
+        }
+        assert!(matches!(m.read("kernel/net/wifi.ko"), Err(ModulesError::BadPath { .. })));
+        assert!(matches!(m.read("../../../etc/passwd"), Err(ModulesError::BadPath { .. })));
     }
 
     #[test]

@@ -68,10 +68,11 @@ impl Step for Bar {
     fn done(&self) {
         self.bar.finish_and_clear();
         let (bytes, time) = (HumanBytes(self.bytes), self.began.elapsed());
-        if time.as_secs() > 0 {
-            eprintln!("{:24} {bytes} in {}", self.name, HumanDuration(time));
-        } else {
-            eprintln!("{:24} {bytes}", self.name);
+        match (self.bytes, time.as_secs()) {
+            (0, 0) => eprintln!("{:24} done", self.name),
+            (0, _) => eprintln!("{:24} {}", self.name, HumanDuration(time)),
+            (_, 0) => eprintln!("{:24} {bytes}", self.name),
+            _ => eprintln!("{:24} {bytes} in {}", self.name, HumanDuration(time)),
         }
     }
 }

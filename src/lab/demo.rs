@@ -6,6 +6,7 @@ use super::{
     follow::table,
     qemu::{Spec, accel},
     show::Timeline,
+    site::copy_images,
 };
 use crate::model::BootAttempt;
 use std::{path::PathBuf, time::Duration};
@@ -32,7 +33,7 @@ const PRECIOUS: &str = "/root/precious";
 pub struct Options {
     /// How to run the service.
     pub settings: Settings,
-    /// Folder of built images: `<images>/debian/1` and `2`.
+    /// State folder with the images debian:1 and debian:2.
     pub images: PathBuf,
 }
 
@@ -46,11 +47,8 @@ struct Server {
 pub fn run(options: &Options) -> Result<(), LabError> {
     let timeline = Timeline::default();
     timeline.say(&format!("Machines run under {}.", accel()));
+    copy_images(&options.images, &options.settings.state)?;
     let lab = Lab::up(options.settings.clone(), timeline.printer())?;
-    for version in ["1", "2"] {
-        timeline.say(&format!("Importing debian:{version}"));
-        lab.import("debian", version, &options.images)?;
-    }
     lab.cli(&["default", V1])?;
     let mut demo = Demo { lab: &lab, timeline, rows: Vec::new() };
 

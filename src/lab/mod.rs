@@ -28,4 +28,4 @@ pub use process::{Running, output_within};
 pub use qemu::{Accel, Firmware, Nic, Spec, Stick, Vm, accel};
 pub use service::{Mode, Service, Settings};
 pub use shell::Shell;
-pub use site::{Folder, Lab};
+pub use site::{Folder, Lab, copy_images};

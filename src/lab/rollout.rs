@@ -1,7 +1,7 @@
 //! What `make demo-rollout` shows, and proves: a rollout to a broken image stops after its first wave, the
 //! machine that it hit comes back by itself, and a good version then reaches every machine.
 
-use super::{Firmware, Lab, LabError, Settings, Spec, Vm, qemu::accel, show::Timeline};
+use super::{Firmware, Lab, LabError, Settings, Spec, Vm, copy_images, qemu::accel, show::Timeline};
 use crate::model::{BootAttempt, Digest, Phase, Rule, Verdict, wire::RolloutView};
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// From power-on to healthy; three machines share the processor. A broken image restarts three times first.
+/// From power-on to healthy; three machines share the processor. A broken image restarts twice first.
 const BOOT: Duration = Duration::from_secs(600);
 /// Until the service, which looks once a second, has seen what happened.
 const SEEN: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ const MACHINES: u8 = 3;
 pub struct Options {
     /// How to run the service.
     pub settings: Settings,
-    /// Folder of built images: `<images>/tiny/1` and `2`.
+    /// State folder with the images tiny:1, tiny:2 and tiny:broken.
     pub images: PathBuf,
 }
 
@@ -29,13 +29,10 @@ pub fn run(options: &Options) -> Result<(), LabError> {
     let timeline = Timeline::default();
     timeline.say(&format!("Machines run under {}.", accel()));
     let settings = Settings { extra: "fallback_after = 2".into(), ..options.settings.clone() };
+    copy_images(&options.images, &settings.state)?;
     let lab = Lab::up(settings, timeline.printer())?;
-    timeline.say(
-        "Importing tiny:1, tiny:2, and tiny:broken: its userland restarts the machine before it is healthy",
-    );
-    lab.import("tiny", "1", &options.images)?;
-    lab.import("tiny", "2", &options.images)?;
-    lab.import_as("tiny", "broken", &options.images.join("tiny/2"), "pristine.test.broken")?;
+    timeline
+        .say("The images are tiny:1, tiny:2, and tiny:broken, whose userland restarts before it is healthy.");
     lab.cli(&["default", "tiny:1"])?;
     let demo = Demo { lab: &lab, timeline };
 

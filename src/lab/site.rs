@@ -4,18 +4,22 @@ use super::{
     LabError, Service, Settings,
     follow::{Follow, OnEvent},
     net::{Host, Net},
+    process::succeed,
     qemu::{Firmware, Spec, Vm, missing},
     service::SERVER_CIDR,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 /// Bound of an orderly end of the service.
 const STOP: Duration = Duration::from_secs(30);
+/// Bound of a copy of the images: hundreds of megabytes.
+const COPY: Duration = Duration::from_secs(300);
 
 /// A folder that is removed on drop unless kept.
 #[derive(Debug)]
@@ -51,6 +55,21 @@ impl Drop for Folder {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// Copies the images in the state folder `from` into the one of a service that hasn't begun.
+pub fn copy_images(from: &Path, to: &Path) -> Result<(), LabError> {
+    let store = from.join("store");
+    if !store.is_dir() {
+        let store = store.display();
+        return Err(LabError::Other(format!(
+            "{store} is not there: `make images` builds the images of the lab"
+        )));
+    }
+    fs::create_dir_all(to).map_err(LabError::file(to))?;
+    let mut command = Command::new("cp");
+    command.args(["--archive", "--reflink=auto"]).arg(store).arg(to);
+    succeed(command, COPY).map(drop)
 }
 
 /// The site. Machines started on it end when their [`Vm`] is dropped, all else with the lab.
@@ -96,26 +115,6 @@ impl Lab {
     /// Powers a machine on. Its console log lies in the lab's folder.
     pub fn power_on(&self, spec: Spec) -> Result<Vm, LabError> {
         Vm::start(&self.net, spec, self.logs())
-    }
-
-    /// Imports what an image's recipe built: `<images>/<name>/<version>` holds `kernel`, `modules`,
-    /// `rootfs.squashfs` and `cmdline`.
-    pub fn import(&self, name: &str, version: &str, images: &Path) -> Result<(), LabError> {
-        self.import_as(name, version, &images.join(name).join(version), "")
-    }
-
-    /// The same from that folder, with more words on the kernel's command line.
-    pub fn import_as(&self, name: &str, version: &str, built: &Path, more: &str) -> Result<(), LabError> {
-        let cmdline = built.join("cmdline");
-        let template = fs::read_to_string(&cmdline).map_err(|e| {
-            LabError::Other(format!("{}: {e}. images/{name}/build makes it", cmdline.display()))
-        })?;
-        let path = |file: &str| built.join(file).to_string_lossy().into_owned();
-        let (kernel, modules, rootfs) = (path("kernel"), path("modules"), path("rootfs.squashfs"));
-        let names = ["image", "import", "--name", name, "--version", version];
-        let files = ["--kernel", &kernel, "--modules", &modules, "--rootfs", &rootfs];
-        self.cli(&[&names[..], &files, &["--cmdline", format!("{} {more}", template.trim()).trim()]].concat())
-            .map(drop)
     }
 
     /// Ends the service in order, then removes everything.

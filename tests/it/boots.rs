@@ -1,7 +1,7 @@
 //! Real boots: real firmware, the real binary, the tiny image. `make test` builds what they need.
 
 use pristine::lab::{
-    self, Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Stick, Vm,
+    self, Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Shell, Spec, Stick, Vm, copy_images,
     process::Running,
 };
 use pristine::model::{BootAttempt, Stage, Verdict};
@@ -48,6 +48,16 @@ pub(super) fn built(what: &str) -> PathBuf {
     path
 }
 
+/// Makes the root of the tiny image in a folder; the release of its kernel.
+pub(super) fn tiny_root(root: &Path, version: &str) -> String {
+    std::fs::create_dir_all(root).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/tiny/root");
+    let out = std::process::Command::new(script).arg(root).arg(version).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut releases = std::fs::read_dir(root.join("lib/modules")).unwrap();
+    releases.next().unwrap().unwrap().file_name().into_string().unwrap()
+}
+
 /// A site with tiny:1 as its default and tiny:2 in the store.
 struct Site {
     lab: Lab,
@@ -71,10 +81,8 @@ impl Site {
             mode,
             extra: String::new(),
         };
+        copy_images(&built("images/state"), &settings.state).unwrap();
         let lab = Lab::on(net, server, settings, Box::new(|_, _| {})).unwrap();
-        for version in ["1", "2"] {
-            lab.import("tiny", version, &built("images")).unwrap();
-        }
         lab.cli(&["default", "tiny:1"]).unwrap();
         Site { lab, folder }
     }
@@ -241,8 +249,9 @@ fn an_initramfs_with_a_key_boots_only_what_that_key_signed_whatever_the_server_s
     for name in ["ours", "theirs"] {
         cli(&["key", "generate", "--no-password", "--out", &at(&format!("{name}.key"))]);
     }
-    let built = built("images").join("tiny/1");
-    let (modules, initramfs) = (built.join("modules"), at("stick.img"));
+    let root = site.folder.path().join("root");
+    let release = tiny_root(&root, "1");
+    let (modules, initramfs) = (root.join("lib/modules").join(&release), at("stick.img"));
     let words = [
         "image",
         "initramfs",
@@ -257,7 +266,7 @@ fn an_initramfs_with_a_key_boots_only_what_that_key_signed_whatever_the_server_s
     cli(&["image", "sign", "tiny:1", "--key", &at("theirs.key")]);
 
     let stick = Stick {
-        kernel: built.join("kernel"),
+        kernel: root.join("boot").join(format!("vmlinuz-{release}")),
         initramfs: initramfs.into(),
         cmdline: "console=ttyS0,115200 panic=2 pristine.server=http://198.18.0.1:8080".into(),
     };
@@ -331,7 +340,7 @@ fn a_rollout_to_a_broken_image_stops_and_heals_and_a_good_one_reaches_everybody(
         mode: Mode::Full,
         extra: String::new(),
     };
-    if let Err(e) = lab::rollout::run(&lab::rollout::Options { settings, images: built("images") }) {
+    if let Err(e) = lab::rollout::run(&lab::rollout::Options { settings, images: built("images/state") }) {
         panic!("{e}");
     }
 }

@@ -3,8 +3,10 @@
 
 mod api;
 mod boots;
+mod boots_built;
 mod boots_firmware;
 mod boots_foreign;
+mod build;
 mod cli;
 mod dhcpd;
 mod diff;

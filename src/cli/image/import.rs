@@ -10,7 +10,7 @@ use crate::{
         progress::OnStderr,
     },
     model::{Arch, Tag},
-    store::ImageStore,
+    store::{ImageStore, images::Published},
 };
 use clap::Args;
 use serde_json::json;
@@ -183,9 +183,14 @@ pub(super) fn run(args: ImportArgs, store: &ImageStore, context: &Context) -> Ou
         "digest": published.digest, "tag": tag, "existed": published.existed, "moved_from": published.moved_from,
         "preset": done.manifest.provenance.get("preset"),
     });
-    context.show(&value, || match published.moved_from {
+    context.show(&value, || outcome(tag, published))
+}
+
+/// What became of an image, for people.
+pub(super) fn outcome(tag: &Tag, published: &Published) -> String {
+    match published.moved_from {
         _ if published.existed => format!("{tag} was {} already\n", published.digest),
         Some(old) => format!("{tag} is {} (was {old})\n", published.digest),
         None => format!("{tag} is {}\n", published.digest),
-    })
+    }
 }

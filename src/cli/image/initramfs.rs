@@ -4,7 +4,10 @@ use super::mib;
 use crate::{
     cli::{Context, Failure, Outcome, text::parse_time},
     image::{
+        build::Native,
         initramfs::{self, Nics, Recipe},
+        modules::ModulesFrom,
+        packing::Packing,
         signing,
     },
     model::Tag,
@@ -51,24 +54,63 @@ pub struct InitArgs {
     /// [default: any, whenever signed]
     #[arg(long = "trusted-image", value_name = "NAME[=TIME]", value_parser = allowed, requires = "trusted_keys")]
     trusted_images: Vec<Allowed>,
-    /// Leave the initramfs uncompressed: larger on the wire, no unpacking on the machine
-    #[arg(long)]
-    no_gzip: bool,
+    /// How to pack the initramfs; auto: as well as the kernel's configuration says that it unpacks, else gzip
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    compress: Compress,
+}
+
+/// How to pack an initramfs.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Compress {
+    #[default]
+    Auto,
+    Zstd,
+    Xz,
+    Gzip,
+    None,
 }
 
 impl InitArgs {
+    /// For modules in a folder.
     pub(super) fn recipe(&self, modules: &Path) -> Result<Recipe, Failure> {
         Ok(Recipe {
-            modules: modules.to_owned(),
-            init: match &self.init {
-                Some(path) => path.clone(),
-                None => initramfs::default_init()?,
-            },
+            modules: ModulesFrom::Folder(modules.to_owned()),
+            init: self.init()?,
+            nics: self.nics,
+            storage: false,
+            extra: self.extra.clone(),
+            carried: self.carried()?,
+            packing: self.packing().unwrap_or(Packing::Gzip),
+        })
+    }
+
+    /// For a kernel and modules that are yet to be found.
+    pub(super) fn native(&self) -> Result<Native, Failure> {
+        Ok(Native {
+            init: self.init()?,
             nics: self.nics,
             extra: self.extra.clone(),
             carried: self.carried()?,
-            gzip: !self.no_gzip,
+            packing: self.packing(),
         })
+    }
+
+    fn init(&self) -> Result<PathBuf, Failure> {
+        Ok(match &self.init {
+            Some(path) => path.clone(),
+            None => initramfs::default_init()?,
+        })
+    }
+
+    /// `None` where the kernel is to tell.
+    fn packing(&self) -> Option<Packing> {
+        match self.compress {
+            Compress::Auto => None,
+            Compress::Zstd => Some(Packing::Zstd),
+            Compress::Xz => Some(Packing::Xz),
+            Compress::Gzip => Some(Packing::Gzip),
+            Compress::None => Some(Packing::Plain),
+        }
     }
 
     fn carried(&self) -> Result<Option<Carried>, Failure> {

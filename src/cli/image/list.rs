@@ -91,6 +91,10 @@ fn describe(image: &Image) -> String {
         table.row(["root hash".to_owned(), rootfs.verity.root_hash.to_string()]);
     }
     m.labels.iter().for_each(|(k, v)| table.row([format!("label {k}"), v.clone()]));
-    m.provenance.iter().for_each(|(k, v)| table.row([k.as_str(), v.as_str()]));
+    for (key, value) in &m.provenance {
+        // A build's log has several lines.
+        let keys = [key.as_str()].into_iter().chain(std::iter::repeat(""));
+        keys.zip(value.lines()).for_each(|(key, line)| table.row([key, line]));
+    }
     table.render()
 }

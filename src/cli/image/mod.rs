@@ -1,6 +1,7 @@
 //! `pristine image …`: offline commands against the state folder. A running service sees what they
 //! change, since the store is files. One file a command.
 
+mod build;
 mod diff;
 mod export;
 mod gc;
@@ -21,6 +22,8 @@ use clap::Subcommand;
 /// Images in the store.
 #[derive(Debug, Subcommand)]
 pub enum Image {
+    /// Make an image of a root: a folder, a tar archive, an OCI image or a recipe, with a kernel in it
+    Build(Box<build::BuildArgs>),
     /// Make an image of a kernel, an initramfs and a squashfs, or take one from an archive
     Import(Box<import::ImportArgs>),
     /// Every image
@@ -87,6 +90,7 @@ impl Image {
         let to_write = || ImageStore::open(&store_dir);
         let to_read = || ImageStore::open_read_only(&store_dir);
         match self {
+            Image::Build(args) => build::run(&args, &to_write()?, context),
             Image::Import(args) => import::run(*args, &to_write()?, context),
             Image::List => list::list(&to_read(), context),
             Image::Show { image, manifest: true } => list::manifest(&image, &to_read()),

@@ -169,6 +169,16 @@ pub fn open(path: &Path, options: &Options, progress: &dyn Progress) -> Result<T
     open_archive(path, File::open(path).map_err(read)?, options, &mut used, progress)
 }
 
+/// Reads an archive that is open already, as messages call `path`.
+pub fn open_file(
+    path: &Path,
+    file: File,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Tree, SourceError> {
+    open_archive(path, file, options, &mut Used::default(), progress)
+}
+
 fn open_archive(
     path: &Path,
     file: File,

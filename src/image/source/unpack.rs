@@ -11,16 +11,14 @@ use crate::{
     image::{
         copy::{self, CopyError, Verity},
         progress::Step,
+        spool,
     },
     model::Digest,
-    store::durable,
 };
 use sha2::{Digest as _, Sha256};
 use std::{
     cell::RefCell,
-    fs::File,
     io::{self, BufReader, Read},
-    path::Path,
 };
 
 /// What an archive may unpack to whatever its size: a small one may well hold a large empty file.
@@ -95,7 +93,7 @@ pub(super) fn unpack(
     }
 
     let spool_error = |source| SourceError::Spool { dir: options.spool.clone(), source };
-    let spool = spool_file(&options.spool).map_err(spool_error)?;
+    let spool = spool::file(&options.spool).map_err(spool_error)?;
     let left = options.bounds.unpacked_bytes.saturating_sub(used.unpacked_bytes);
     let ratio = from.len().saturating_mul(options.bounds.ratio).saturating_add(RATIO_FROM);
     let tap = RefCell::new(Tap { from: from.reader(), hasher: Sha256::new(), step });
@@ -170,12 +168,4 @@ impl<R: Read> Read for Bounded<R> {
         self.left = self.left.checked_sub(n as u64).ok_or_else(|| io::Error::other(TooMuch))?;
         Ok(n)
     }
-}
-
-/// A file in `dir` that nobody else finds, and that is gone when it is closed.
-fn spool_file(dir: &Path) -> io::Result<File> {
-    let path = durable::tmp_name(dir);
-    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
