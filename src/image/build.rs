@@ -40,6 +40,9 @@ use std::{
 /// Where a machine looks for what it runs first, in this order (`boot/init/src/root.rs`).
 const INITS: [&str; 5] = ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/etc/init", "/bin/init"];
 
+/// Bytes of a kernel: the largest have a tenth.
+const MAX_KERNEL: u64 = 256 << 20;
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -294,9 +297,6 @@ fn copy_kernel(plan: &Plan, tree: &Tree, found: &Found) -> Result<Input, BuildEr
         .map_err(|source| BuildError::Spool { dir: plan.options.spool.clone(), source })?;
     Ok(Input::temporary(file, &found.path))
 }
-
-/// Bytes of a kernel: the largest have a tenth.
-const MAX_KERNEL: u64 = 256 << 20;
 
 fn make_initramfs(
     plan: &Plan,

@@ -165,6 +165,35 @@ fn what_cant_be_built_is_named_and_nothing_is_left() {
 }
 
 #[test]
+fn an_oci_image_that_isnt_what_it_says_is_refused() {
+    let site = Site::new();
+    let layout = site.at("layout");
+    let image = format!("{}:tiny", path(&layout));
+    for words in [
+        &["init", "--layout", path(&layout)][..],
+        &["new", "--image", &image],
+        &["insert", "--image", &image, path(&site.at("root")), "/"],
+    ] {
+        assert!(Command::new("umoci").args(words).status().unwrap().success(), "{words:?}");
+    }
+    site.built(&layout, &[]);
+    assert!(Command::new("rm").arg("-r").arg(site.at("state")).status().unwrap().success());
+
+    let blobs = fs::read_dir(layout.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let layer = blobs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let digest = &layer.file_name().unwrap().to_str().unwrap()[..12];
+    let mut bytes = fs::read(&layer).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    assert!(site.refused(&layout, &[]).contains(digest), "a layer that isn't what its digest says");
+    fs::remove_file(&layer).unwrap();
+    assert!(site.refused(&layout, &[]).contains(digest), "a layer that isn't there");
+    assert!(site.refused(&layout, &["--platform", "linux/s390x"]).contains("linux/s390x"));
+    assert!(site.refused(&layout, &["--ref", "other"]).contains("other"));
+}
+
+#[test]
 fn a_full_disk_says_where_there_is_no_room() {
     let site = Site::new();
     let small = site.at("small");

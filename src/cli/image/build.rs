@@ -87,6 +87,12 @@ impl BuildArgs {
         let (clamp, cmdline) = (source_date_epoch()?, self.cmdline.clone());
         let (source, clamp_mtime, cmdline) = match Recipe::open(&self.source)? {
             Some(recipe) => {
+                if self.platform.is_some() || self.reference.is_some() || self.all_root {
+                    return Err(Failure::Usage(
+                        "--platform, --ref and --all-root are for other sources: a recipe makes a root for this machine's architecture, with owners as packages say"
+                            .into(),
+                    ));
+                }
                 let clamp = clamp.unwrap_or(recipe.epoch());
                 let cmdline = cmdline.or_else(|| recipe.cmdline().map(str::to_owned));
                 (Source::Recipe(Box::new(recipe)), Some(clamp), cmdline)

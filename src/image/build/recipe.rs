@@ -250,9 +250,12 @@ impl Recipe {
         files.sort();
         let mut lines = Vec::new();
         for file in files.into_iter().filter(|file| file.is_file()) {
-            let is_deb822 = file.extension().is_some_and(|ending| ending == "sources");
-            let text = read(file)?;
-            lines.extend(if is_deb822 { paragraphs(&text) } else { one_line(&text) });
+            // As apt does, which reads no other endings.
+            match file.extension().and_then(|ending| ending.to_str()) {
+                Some("list") => lines.extend(one_line(&read(file)?)),
+                Some("sources") => lines.extend(paragraphs(&read(file)?)),
+                _ => {}
+            }
         }
         lines.retain(|line| is_of(line, &self.text.suite));
         Ok(lines.iter().flat_map(|line| [line, "\n"]).collect())
