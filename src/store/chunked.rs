@@ -6,6 +6,7 @@
 use super::{
     blobs::{StoreError, io_at},
     chunk::{ChunkRef, Cutter},
+    mapped::is_damage,
     packs::{Hold, Pack, PackWriter, Packs, SealedPack, View},
     recipe,
     tmp::TmpFile,
@@ -135,7 +136,13 @@ impl Lister {
             return Ok(false);
         }
         let stored = pack.bytes().and_then(|b| b.load(entry.offset..entry.offset + u64::from(chunk.len)));
-        if stored.is_ok_and(|stored| stored == bytes) {
+        let same = match stored {
+            Ok(stored) => stored == bytes,
+            // Whether it is there can't be told: it is stored once more.
+            Err(e) if !is_damage(&e) => return Ok(false),
+            Err(_) => false,
+        };
+        if same {
             if !self.near.as_ref().is_some_and(|near| Arc::ptr_eq(near, pack)) {
                 self.near = Some(Arc::clone(pack));
             }

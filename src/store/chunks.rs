@@ -4,6 +4,7 @@
 use super::{
     blobs::{Blobs, SealedBlob, StoreError, io_at},
     chunk::{self, ChunkRef, Cutter},
+    mapped::is_damage,
     packs::{PackWriter, SealedPack},
 };
 use crate::model::{BlobRef, Digest};
@@ -92,8 +93,9 @@ impl Blobs {
                 Ok(bytes) if ChunkRef::of(&bytes) == chunk => return Ok(Some(bytes)),
                 // Moved to another pack meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => self.packs().forget(),
+                Err(e) if !is_damage(&e) => return Err(io_at("read", &pack.path)(e)),
                 // Maybe there is another copy.
-                _ => self.packs().mark_damaged(pack, entry.offset)?,
+                Ok(_) | Err(_) => self.packs().mark_damaged(pack, entry.offset)?,
             }
         }
     }

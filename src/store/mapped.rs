@@ -68,6 +68,15 @@ impl Mapped {
     }
 }
 
+/// Whether an error of reading says that the bytes are lost, and not that this process, or the machine, is
+/// short of something for now: what is only out of reach must not be marked as damaged.
+pub fn is_damage(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    e.kind() == io::ErrorKind::UnexpectedEof
+        // EFAULT is what madvise(MADV_POPULATE_READ) says for a page that can't be read.
+        || [Errno::IO, Errno::FAULT, Errno::HWPOISON].iter().any(|n| e.raw_os_error() == Some(n.raw_os_error()))
+}
+
 /// Brings pages into memory, so that no async thread faults on them. Linux 5.14 does it in one
 /// call, and says where the disk or the file fails instead of killing us; before it, each page is
 /// touched.

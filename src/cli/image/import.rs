@@ -1,6 +1,6 @@
 //! `pristine image import`.
 
-use super::{export, initramfs::InitArgs, preset::by_name};
+use super::{archive, initramfs::InitArgs, preset::by_name};
 use crate::{
     cli::{Context, Failure, Outcome},
     image::{
@@ -133,7 +133,7 @@ fn foreign(args: &ImportArgs) -> Result<Option<Foreign>, Failure> {
 
 pub(super) fn run(args: ImportArgs, store: &ImageStore, context: &Context) -> Outcome {
     if let Some(archive) = &args.archive {
-        return export::import(archive, args.move_tag, store, context);
+        return archive::import(archive, args.move_tag, store, context);
     }
     let (Some(name), Some(version)) = (&args.name, &args.version) else {
         return Err(Failure::Usage("give --name and --version, or an archive".into()));

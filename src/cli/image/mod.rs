@@ -1,9 +1,10 @@
 //! `pristine image …`: offline commands against the state folder. A running service sees what they
 //! change, since the store is files. One file a command.
 
+mod archive;
 mod build;
 mod diff;
-mod export;
+
 mod gc;
 mod import;
 mod initramfs;
@@ -37,7 +38,7 @@ pub enum Image {
         manifest: bool,
     },
     /// Write an image as one archive, for another site
-    Export(export::ExportArgs),
+    Export(archive::ExportArgs),
     /// Send an image to a running service: what it lacks, gone on with after a cut
     Push(push::PushArgs),
     /// What differs between two images: packages, files, kernel, command line, sizes
@@ -95,7 +96,7 @@ impl Image {
             Image::List => list::list(&to_read(), context),
             Image::Show { image, manifest: true } => list::manifest(&image, &to_read()),
             Image::Show { image, .. } => list::show(&image, &to_read(), context),
-            Image::Export(args) => export::export(&args, &to_read(), context),
+            Image::Export(args) => archive::export(&args, &to_read(), context),
             Image::Push(args) => push::run(&args, &to_read(), context),
             Image::Diff(args) => diff::run(&args, &to_read(), context),
             Image::Verify { images, signature } => {

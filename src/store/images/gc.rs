@@ -11,6 +11,7 @@ use crate::{
         blobs::{StoreError, io_at},
         chunk::ChunkRef,
         chunked::Lister,
+        mapped::is_damage,
         packs::{Claim, Pack, View},
     },
 };
@@ -138,8 +139,9 @@ impl ImageStore {
             let bytes = pack.bytes().and_then(|bytes| bytes.load(entry.offset..end));
             let bytes = match bytes {
                 Ok(bytes) if ChunkRef::of(&bytes) == entry.chunk => bytes,
+                Err(e) if !is_damage(&e) => return Err(io_at("read", &pack.path)(e)),
                 // Nothing is removed of a pack in which something is lost.
-                _ => {
+                Ok(_) | Err(_) => {
                     packs.mark_damaged(pack, entry.offset)?;
                     done.damaged += 1;
                     return Ok(());

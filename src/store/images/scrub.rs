@@ -8,6 +8,7 @@ use crate::{
         blobs::{StoreError, io_at},
         chunk::ChunkRef,
         durable,
+        mapped::is_damage,
         packs::Pack,
     },
 };
@@ -119,6 +120,7 @@ impl ImageStore {
                 Ok(Some(true)) => {}
                 Ok(None) => return Ok(None),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) if !is_damage(&e) => return Err(io_at("read", &plain)(e)),
                 Ok(Some(false)) | Err(_) => {
                     blobs.mark_damaged(digest)?;
                     done.found.push(plain.display().to_string());
