@@ -6,7 +6,7 @@ use fastcdc::v2020::FastCDC;
 
 /// Shortest chunk, but for the last one of a blob.
 const MIN: usize = 16 << 10;
-/// What chunks are around. By `make bench-store`, see ARCHITECTURE.md.
+/// What chunks are around: see the choices in ARCHITECTURE.md for what other sizes cost.
 const AVERAGE: usize = 64 << 10;
 /// Longest chunk that is cut here.
 const MAX: usize = 256 << 10;
