@@ -41,7 +41,7 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         (target, _) => target.to_string(),
     };
     let m = &e.machine;
-    let mut out = format!("{} would get: {target}\n", text::name(m));
+    let mut out = format!("{} would get: {target}\n", m.name());
     if let Some(refused) = &e.refused {
         out.push_str(&format!("but it would not boot it: {}\n", text::clean(refused)));
     }
@@ -50,7 +50,7 @@ fn words(e: &Explanation, default: &Assigned) -> String {
     if e.rule == Rule::Fallback {
         out.push_str(&format!(
             "-> fallback what the rules say failed too often (`pristine retry {}` tries it again)\n",
-            text::name(m)
+            m.name()
         ));
     }
     // What the rules say, be it what the machine gets or not.
@@ -63,22 +63,20 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         Some(pin) => format!("pinned to {}", short(pin)),
         None => "doesn't apply: it has no pin".to_owned(),
     };
+    let before = || format!("not asked: the {} goes before it", rule_name(by));
     let selector = match by {
-        Rule::Pin => "not asked: the pin goes before it".to_owned(),
-        Rule::Rollout => "not asked: the rollout goes before it".to_owned(),
+        Rule::Pin | Rule::Rollout => before(),
         Rule::Selector => format!("a selector rule says {says}"),
         _ => "doesn't apply: none picks this machine (`pristine rule list`)".to_owned(),
     };
     let rollout = match (by, &m.moved) {
-        (Rule::Pin, _) => "not asked: the pin goes before it".to_owned(),
+        (Rule::Pin, _) => before(),
         (_, Some(moved)) => format!("{} moved it to {}", moved.rollout, short(&moved.target)),
         (_, None) => "doesn't apply: none moved it".to_owned(),
     };
     let has_default = default.target.is_some();
     let default = match (&default.target, by) {
-        (_, Rule::Pin) => "not asked: the pin goes before it".to_owned(),
-        (_, Rule::Rollout) => "not asked: the rollout goes before it".to_owned(),
-        (_, Rule::Selector) => "not asked: the rule goes before it".to_owned(),
+        (_, Rule::Pin | Rule::Rollout | Rule::Selector) => before(),
         (None, _) => "doesn't apply: there is none (`pristine default <image>` sets one)".to_owned(),
         (Some(target), Rule::Default) => format!("the site's default is {}", short(target)),
         (Some(target), Rule::Unknown | Rule::Fallback) => {
@@ -86,9 +84,7 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         }
     };
     let unknown = match by {
-        Rule::Pin => "not asked: the pin goes before it".to_owned(),
-        Rule::Rollout => "not asked: the rollout goes before it".to_owned(),
-        Rule::Selector => "not asked: the rule goes before it".to_owned(),
+        Rule::Pin | Rule::Rollout | Rule::Selector => before(),
         Rule::Default | Rule::Fallback => "doesn't apply: the default says what it gets".to_owned(),
         Rule::Unknown if has_default || e.target != BootTarget::Discover => {
             format!("`unknown` of the configuration says {}", short(&e.target))

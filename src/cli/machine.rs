@@ -75,7 +75,7 @@ impl Command {
             Command::Set(set) => {
                 let patch = set.patch()?;
                 let machine = client.set_machine(&set.machine, &patch)?;
-                context.show(&machine, || format!("{} is set\n", text::name(&machine)))
+                context.show(&machine, || format!("{} is set\n", machine.name()))
             }
             Command::Forget { machine } => {
                 client.forget(&machine)?;

@@ -76,7 +76,7 @@ impl Retry {
                 let line = |now: &Explanation| {
                     format!(
                         "{} gets {} from its next power-on\n{}",
-                        text::name(&now.machine),
+                        now.machine.name(),
                         gets(now),
                         doubt(now)
                     )

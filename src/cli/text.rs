@@ -2,7 +2,7 @@
 
 use crate::{
     client::Client,
-    model::{BootTarget, ClientArch, Digest, Machine, Millis, Tag},
+    model::{BootTarget, ClientArch, Digest, Millis, Tag},
 };
 use std::collections::BTreeMap;
 
@@ -54,11 +54,6 @@ pub fn size(bytes: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.2} GB", bytes as f64 / 1e9),
     }
-}
-
-/// A machine's hostname, else its MAC.
-pub fn name(machine: &Machine) -> String {
-    machine.hostname.clone().unwrap_or_else(|| machine.mac.to_string())
 }
 
 /// Firmware as people call it.

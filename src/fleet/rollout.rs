@@ -77,13 +77,13 @@ pub fn sizes(waves: &[Wave], machines: u32) -> Result<Vec<u32>, String> {
 }
 
 /// The order in which machines are taken: one of each rack in turn, so that no wave is one rack's.
-pub fn spread(mut machines: Vec<(Mac, Option<String>)>) -> Vec<Mac> {
-    machines.sort_by(|a, b| (&a.1, a.0).cmp(&(&b.1, b.0)));
-    let mut nth: HashMap<Option<String>, u32> = HashMap::new();
-    let mut order: Vec<(u32, Option<String>, Mac)> = machines
+pub fn spread(mut machines: Vec<(Mac, Option<&str>)>) -> Vec<Mac> {
+    machines.sort_by_key(|(mac, rack)| (*rack, *mac));
+    let mut nth: HashMap<Option<&str>, u32> = HashMap::new();
+    let mut order: Vec<(u32, Option<&str>, Mac)> = machines
         .into_iter()
         .map(|(mac, rack)| {
-            let n = nth.entry(rack.clone()).or_default();
+            let n = nth.entry(rack).or_default();
             *n += 1;
             (*n, rack, mac)
         })

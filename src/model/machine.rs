@@ -153,6 +153,11 @@ impl Machine {
         self.last_seen > 0
     }
 
+    /// What people call it: its hostname, else its MAC.
+    pub fn name(&self) -> String {
+        self.hostname.clone().unwrap_or_else(|| self.mac.to_string())
+    }
+
     /// A machine of which nothing but its MAC is known.
     pub fn new(mac: Mac, now: Millis) -> Machine {
         Machine {

@@ -5,15 +5,12 @@ use crate::{
     fleet::{self, Boot, Member, Step},
     model::{BootTarget, Change, Digest, Mac, Machine, Millis, Moved, Phase, Rollout, Stage, Verdict},
 };
-use std::collections::HashMap;
-
 impl State {
     /// Looks at every open rollout and does what is to be done.
     pub fn roll(&mut self, now: Millis, fx: &mut Effects) {
         let open: Vec<Rollout> = self.rollouts.values().filter(|r| r.state.is_open()).cloned().collect();
         for mut rollout in open {
-            let members = self.members(&rollout.name);
-            let plan = fleet::plan(&rollout, &self.facts(&members), now);
+            let plan = fleet::plan(&rollout, &self.facts(&rollout.name), now);
             for step in plan.steps {
                 self.take(&rollout, step, now, fx);
             }
@@ -28,9 +25,9 @@ impl State {
 
     /// Gives back what they had to all that a rollout moved.
     pub fn give_back(&mut self, rollout: &Rollout, now: Millis, fx: &mut Effects) {
-        let members = self.members(&rollout.name);
-        let phases: Vec<Phase> = members.iter().filter_map(|m| m.part.as_ref()).map(|p| p.phase).collect();
-        let steps = fleet::give_back(&self.facts(&members), &phases);
+        let members = self.facts(&rollout.name);
+        let phases: Vec<Phase> = members.iter().map(|m| m.part.phase).collect();
+        let steps = fleet::give_back(&members, &phases);
         for step in steps {
             self.take(rollout, step, now, fx);
         }
@@ -43,21 +40,20 @@ impl State {
     }
 
     /// The members of a rollout, in the order in which they are taken.
-    pub fn members(&self, rollout: &str) -> Vec<Machine> {
+    pub fn members(&self, rollout: &str) -> Vec<&Machine> {
         let of = |m: &&Machine| m.part.as_ref().is_some_and(|p| p.rollout == rollout);
-        let mut all: HashMap<Mac, Machine> =
-            self.machines.iter_known().filter(of).map(|m| (m.mac, m.clone())).collect();
-        let order = fleet::spread(all.values().map(|m| (m.mac, m.rack.clone())).collect());
-        order.into_iter().filter_map(|mac| all.remove(&mac)).collect()
+        let all = self.machines.iter_known().filter(of).map(|m| (m.mac, m.rack.as_deref())).collect();
+        fleet::spread(all).into_iter().filter_map(|mac| self.machines.get(mac)).collect()
     }
 
-    fn facts<'a>(&self, members: &'a [Machine]) -> Vec<Member<'a>> {
-        let fact = |m: &'a Machine| {
+    fn facts(&self, rollout: &str) -> Vec<Member<'_>> {
+        let fact = |m| {
+            let m: &Machine = m;
             let rack = m.rack.as_deref();
             let part = m.part.as_ref()?;
             Some(Member { mac: m.mac, rack, part, pinned: m.pin.is_some(), boot: self.boot_of(m.mac) })
         };
-        members.iter().filter_map(fact).collect()
+        self.members(rollout).into_iter().filter_map(fact).collect()
     }
 
     /// A machine's latest boot, if it has a script.

@@ -125,7 +125,7 @@ impl Provisioner {
                 rollout.changed = now;
                 let mut machines = Vec::new();
                 if rollout.state == RolloutState::RolledBack {
-                    machines = state.members(&name);
+                    machines = state.members(&name).into_iter().cloned().collect();
                     state.give_back(&before, now, &mut fx);
                 }
                 state.put_rollout(rollout, &mut fx);
@@ -196,12 +196,12 @@ impl Provisioner {
         let mut phases: Vec<BTreeMap<Phase, u32>> = vec![BTreeMap::new(); rollout.waves.len()];
         let mut troubles = Vec::new();
         for machine in state.members(&rollout.name) {
-            let Some(part) = machine.part else { continue };
+            let Some(part) = &machine.part else { continue };
             if let Some(wave) = usize::try_from(part.wave).ok().and_then(|n| phases.get_mut(n)) {
                 *wave.entry(part.phase).or_default() += 1;
             }
-            if let Some(reason) = part.reason.filter(|_| troubles.len() < TROUBLES) {
-                let (mac, hostname, phase) = (machine.mac, machine.hostname, part.phase);
+            if let Some(reason) = part.reason.clone().filter(|_| troubles.len() < TROUBLES) {
+                let (mac, hostname, phase) = (machine.mac, machine.hostname.clone(), part.phase);
                 troubles.push(RolloutTrouble { mac, hostname, phase, reason });
             }
         }
@@ -271,14 +271,14 @@ fn members(
         if let Some(theirs) = machine.arch.filter(|a| *a != arch) {
             return Err(CommandError::Conflict(format!(
                 "the image is for {arch}, and {} is {theirs}: nothing was moved. Add `and arch={arch}` to the selector",
-                machine.hostname.clone().unwrap_or_else(|| machine.mac.to_string())
+                machine.name()
             )));
         }
         let open = machine.part.as_ref().and_then(|p| state.rollouts.get(&p.rollout));
         if let Some(other) = open.filter(|r| r.state.is_open()) {
             return Err(CommandError::Conflict(format!(
                 "{} is in rollout {}, which is {}: nothing was moved. End that one first, or select other machines",
-                machine.hostname.clone().unwrap_or_else(|| machine.mac.to_string()),
+                machine.name(),
                 other.name,
                 other.state
             )));
@@ -313,7 +313,8 @@ fn join(
     let of_wave =
         waves.flat_map(|(size, wave)| std::iter::repeat_n(wave, usize::try_from(*size).unwrap_or(0)));
     let mut before = Vec::new();
-    for (mac, wave) in fleet::spread(members).into_iter().zip(of_wave) {
+    let order = fleet::spread(members.iter().map(|(mac, rack)| (*mac, rack.as_deref())).collect());
+    for (mac, wave) in order.into_iter().zip(of_wave) {
         let Some(mut machine) = state.machines.get(mac).cloned() else { continue };
         before.push(machine.clone());
         machine.part = Some(Membership {

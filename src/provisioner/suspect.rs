@@ -61,10 +61,7 @@ impl Provisioner {
     fn alarm(&self, suspect: Suspect) -> Alarm {
         let tag = self.0.images.get(suspect.image).ok().flatten().map(|i| i.manifest.tag.to_string());
         let state = self.state();
-        let name = |mac: &Mac| match state.machines.get(*mac).and_then(|m| m.hostname.clone()) {
-            Some(host) => host,
-            None => mac.to_string(),
-        };
+        let name = |mac: &Mac| state.machines.get(*mac).map_or_else(|| mac.to_string(), Machine::name);
         let mut names: Vec<String> = suspect.machines.iter().take(NAMED).map(name).collect();
         let first = names.first().cloned().unwrap_or_default();
         if suspect.machines.len() > NAMED {

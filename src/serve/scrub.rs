@@ -128,11 +128,7 @@ impl Scrubber {
 }
 
 fn alarm(image: &DamagedImage, machines: &[Machine], since: Millis) -> Alarm {
-    let by: Vec<String> = machines
-        .iter()
-        .filter(|m| m.is_on(image.digest))
-        .map(|m| m.hostname.clone().unwrap_or_else(|| m.mac.to_string()))
-        .collect();
+    let by: Vec<String> = machines.iter().filter(|m| m.is_on(image.digest)).map(Machine::name).collect();
     let mut who = by.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     if by.len() > NAMED {
         who.push_str(&format!(" and {} more", by.len() - NAMED));

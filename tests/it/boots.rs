@@ -60,6 +60,18 @@ pub(super) fn tiny_root(root: &Path, version: &str) -> String {
     releases.next().unwrap().unwrap().file_name().into_string().unwrap()
 }
 
+/// The service with the test's binary and boot programs, all that it keeps in `folder`.
+pub(super) fn settings(folder: &Folder, mode: Mode) -> Settings {
+    Settings {
+        binary: env!("CARGO_BIN_EXE_pristine").into(),
+        nbps: built("nbp"),
+        state: folder.path().join("state"),
+        dir: folder.path().to_owned(),
+        mode,
+        extra: String::new(),
+    }
+}
+
 /// A site with tiny:1 as its default and tiny:2 in the store.
 struct Site {
     lab: Lab,
@@ -75,14 +87,7 @@ impl Site {
 
     fn on(net: Net, server: pristine::lab::Host, mode: Mode) -> Site {
         let folder = Folder::temporary("boots").unwrap();
-        let settings = Settings {
-            binary: env!("CARGO_BIN_EXE_pristine").into(),
-            nbps: built("nbp"),
-            state: folder.path().join("state"),
-            dir: folder.path().to_owned(),
-            mode,
-            extra: String::new(),
-        };
+        let settings = settings(&folder, mode);
         copy_images(&built("images/state"), &settings.state).unwrap();
         let lab = Lab::on(net, server, settings, Box::new(|_, _| {})).unwrap();
         lab.cli(&["default", "tiny:1"]).unwrap();
@@ -346,14 +351,7 @@ fn machines_boot_beside_another_dhcp_server() {
 fn a_rollout_to_a_broken_image_stops_and_heals_and_a_good_one_reaches_everybody() {
     let _slots = [Slot::take(), Slot::take()];
     let folder = Folder::temporary("rollout").unwrap();
-    let settings = Settings {
-        binary: env!("CARGO_BIN_EXE_pristine").into(),
-        nbps: built("nbp"),
-        state: folder.path().join("state"),
-        dir: folder.path().to_owned(),
-        mode: Mode::Full,
-        extra: String::new(),
-    };
+    let settings = settings(&folder, Mode::Full);
     if let Err(e) = lab::rollout::run(&lab::rollout::Options { settings, images: built("images/state") }) {
         panic!("{e}");
     }

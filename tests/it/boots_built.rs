@@ -1,8 +1,8 @@
 //! What `image build` makes boots: of an OCI image, and of a Debian recipe, each on a BIOS and a UEFI machine.
 
-use super::boots::{Slot, built, tiny_root};
+use super::boots::{Slot, settings, tiny_root};
 use pristine::{
-    lab::{Firmware, Folder, Lab, Mode, Net, Settings, Spec},
+    lab::{Firmware, Folder, Lab, Mode, Net, Spec},
     model::Stage,
 };
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
@@ -29,15 +29,7 @@ fn build(state: &Path, source: &Path, more: &[&str]) -> String {
 fn boots(folder: &Folder, digest: &str, memory: u32) {
     let net = Net::new().unwrap();
     let server = net.host("server", "198.18.0.1/24").unwrap();
-    let settings = Settings {
-        binary: env!("CARGO_BIN_EXE_pristine").into(),
-        nbps: built("nbp"),
-        state: folder.path().join("state"),
-        dir: folder.path().to_owned(),
-        mode: Mode::Full,
-        extra: String::new(),
-    };
-    let lab = Lab::on(net, server, settings, Box::new(|_, _| {})).unwrap();
+    let lab = Lab::on(net, server, settings(folder, Mode::Full), Box::new(|_, _| {})).unwrap();
     lab.cli(&["default", "web:1"]).unwrap();
     for (n, firmware) in (1..).zip([Firmware::Bios, Firmware::UefiPxe]) {
         let vm = lab.power_on(Spec { memory, ..Spec::new(n, firmware) }).unwrap();

@@ -1,9 +1,9 @@
 //! Real boots of foreign images: Debian's installer for network boot, and a live ISO with live-boot, each
 //! to the first thing that it shows. `make images` makes both.
 
-use super::boots::{Slot, built};
+use super::boots::{Slot, built, settings};
 use pristine::{
-    lab::{Firmware, Folder, Lab, LabError, Mark, Mode, Net, Settings, Spec, Vm},
+    lab::{Firmware, Folder, Lab, LabError, Mark, Mode, Net, Spec, Vm},
     model::{BootAttempt, Stage, Verdict},
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -23,15 +23,7 @@ impl Site {
         let net = Net::new().unwrap();
         let server = net.host("server", "198.18.0.1/24").unwrap();
         let folder = Folder::temporary("foreign").unwrap();
-        let settings = Settings {
-            binary: env!("CARGO_BIN_EXE_pristine").into(),
-            nbps: built("nbp"),
-            state: folder.path().join("state"),
-            dir: folder.path().to_owned(),
-            mode: Mode::Full,
-            extra: String::new(),
-        };
-        let lab = Lab::on(net, server, settings, Box::new(|_, _| {})).unwrap();
+        let lab = Lab::on(net, server, settings(&folder, Mode::Full), Box::new(|_, _| {})).unwrap();
         let names = ["image", "import", "--name", "foreign", "--version", "1"];
         lab.cli(&[&names[..], import, &["--cmdline-extra", "console=ttyS0,115200"]].concat()).unwrap();
         lab.cli(&["default", "foreign:1"]).unwrap();

@@ -73,6 +73,19 @@ impl Site {
         Site { folder }
     }
 
+    /// Runs `pristine image` with these words, killed (-9) at the n-th of this system call.
+    pub(crate) fn killed_at(&self, call: &str, nth: u32, words: &[String]) -> std::process::ExitStatus {
+        let inject = format!("inject={call}:signal=KILL:when={nth}");
+        Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject])
+            .arg(env!("CARGO_BIN_EXE_pristine"))
+            .args(["--state-dir", path(&self.at("state")), "image"])
+            .args(words)
+            .output()
+            .unwrap()
+            .status
+    }
+
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -303,15 +316,7 @@ fn a_kill_at_any_step_leaves_the_old_images_or_the_new_one_whole() {
     for call in ["mkdir", "flock", "write", "fchmod", "fsync", "rename", "unlink"] {
         for nth in 1.. {
             assert!(nth < 400, "the import never ends");
-            let inject = format!("inject={call}:signal=KILL:when={nth}");
-            let status = Command::new("strace")
-                .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject])
-                .arg(env!("CARGO_BIN_EXE_pristine"))
-                .args(["--state-dir", path(&site.at("state")), "image"])
-                .args(&words)
-                .output()
-                .unwrap()
-                .status;
+            let status = site.killed_at(call, nth, &words);
             let at = format!("killed at {call} {nth}");
             let listed = site.json(&["list"]);
             let tags: Vec<&str> =

@@ -22,7 +22,6 @@ use std::{
     io::Write as _,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::Path,
-    process::Command,
 };
 
 fn sealed(mut to: BlobWriter, bytes: &[u8]) -> SealedBlob {
@@ -188,15 +187,7 @@ fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
         };
         let call = ["flock", "write", "fchmod", "fsync", "rename", "unlink", "openat"][random(7) as usize];
         let nth = 1 + random(if call == "openat" { 60 } else { 24 });
-        let inject = format!("inject={call}:signal=KILL:when={nth}");
-        let status = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject])
-            .arg(env!("CARGO_BIN_EXE_pristine"))
-            .args(["--state-dir", path(&site.at("state")), "image"])
-            .args(&words)
-            .output()
-            .unwrap()
-            .status;
+        let status = site.killed_at(call, nth, &words);
         killed += u32::from(!status.success());
         let step = format!("round {round}, {} killed at {call} {nth}", words[0]);
         // What comes next clears away what was left.

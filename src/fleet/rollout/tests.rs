@@ -34,7 +34,8 @@ impl World {
         let waves = sizes(waves, u32::try_from(machines.len()).unwrap()).unwrap();
         let of_wave = waves.iter().zip(0_u32..).flat_map(|(size, wave)| (0..*size).map(move |_| wave));
         let rack_of: HashMap<Mac, Option<String>> = machines.iter().cloned().collect();
-        let servers = spread(machines).into_iter().zip(of_wave).map(|(mac, wave)| Server {
+        let order = spread(machines.iter().map(|(mac, rack)| (*mac, rack.as_deref())).collect());
+        let servers = order.into_iter().zip(of_wave).map(|(mac, wave)| Server {
             mac,
             rack: rack_of[&mac].clone(),
             part: Membership {
@@ -135,7 +136,8 @@ fn waves_are_counted_and_must_take_everybody() {
 fn a_wave_takes_one_of_each_rack_before_a_second_of_any() {
     let mac = |rack: u8, n: u8| Mac([2, 0, 0, 0, rack, n]);
     let all = [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (3, 2)];
-    let machines = all.iter().map(|(r, n)| (mac(*r, *n), Some(format!("r{r}")))).collect();
+    let names = ["r0", "r1", "r2", "r3"];
+    let machines = all.iter().map(|(r, n)| (mac(*r, *n), Some(names[usize::from(*r)]))).collect();
     let order: Vec<u8> = spread(machines).iter().map(|m| m.0[4]).collect();
     assert_eq!(order, [1, 2, 3, 1, 3, 1]);
 }
