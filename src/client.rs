@@ -6,10 +6,10 @@ pub use push::{PushError, Pushed};
 
 use crate::{
     model::{
-        BootAttempt, Lease, Machine,
+        BootAttempt, Lease, Machine, Secret,
         wire::{
-            API_PREFIX, Assign, Assigned, ErrorBody, ImageView, RolloutOrder, RolloutView, RuleView, SetRule,
-            StartRollout, Status,
+            API_PREFIX, Assign, Assigned, ErrorBody, ImageView, RolloutOrder, RolloutView, RuleView,
+            SecretView, SetRule, StartRollout, Status,
         },
     },
     provisioner::{Explanation, MachinePatch},
@@ -234,6 +234,21 @@ impl Client {
         self.call("DELETE", &format!("/rollouts/{}", part(name)), None).map(drop)
     }
 
+    /// Every secret, without values.
+    pub fn secrets(&self) -> Reply<Vec<SecretView>> {
+        self.get("/secrets")
+    }
+
+    /// Sets a secret.
+    pub fn set_secret(&self, name: &str, value: &Secret) -> Reply<SecretView> {
+        self.send_bytes("PUT", &format!("/secrets/{}", part(name)), value.expose().to_vec(), ANSWER)
+    }
+
+    /// Removes a secret.
+    pub fn remove_secret(&self, name: &str) -> Reply<()> {
+        self.call("DELETE", &format!("/secrets/{}", part(name)), None).map(drop)
+    }
+
     /// The newest boot attempts, of one machine or of all, newest first.
     pub fn attempts(&self, machine: Option<&str>, limit: usize) -> Reply<Vec<BootAttempt>> {
         match machine {
@@ -305,9 +320,15 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|e| broken(&self.base, e))
     }
 
-    /// Posts bytes that are no JSON, and waits up to `longest` for the answer.
-    fn send_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>, longest: Duration) -> Reply<T> {
-        let bytes = self.read(self.request("POST", path, Some(body), Wait::Whole(longest))?)?;
+    /// Sends bytes that are no JSON, and waits up to `longest` for the answer.
+    fn send_bytes<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+        longest: Duration,
+    ) -> Reply<T> {
+        let bytes = self.read(self.request(method, path, Some(body), Wait::Whole(longest))?)?;
         serde_json::from_slice(&bytes).map_err(|e| broken(&self.base, e))
     }
 

@@ -4,7 +4,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `router` | every route there is |
-//! | `machines`, `boots`, `site` | what they do |
+//! | `machines`, `boots`, `site`, `secrets` | what they do |
 //! | `watch` | the live stream |
 //! | `auth`, `token` | who may ask |
 //! | `refusal` | how a no looks |
@@ -17,6 +17,7 @@ mod refusal;
 mod rollouts;
 mod router;
 mod rules;
+mod secrets;
 mod server;
 mod site;
 mod token;

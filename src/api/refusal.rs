@@ -63,6 +63,15 @@ impl From<CommandError> for Refusal {
                     .hint("see `pristine rollout list`")
                     .nearest(nearest)
             }
+            CommandError::NoSecret { name, nearest } => {
+                Refusal::new(StatusCode::NOT_FOUND, format!("no secret `{name}`"))
+                    .hint("see `pristine secret list`")
+                    .nearest(nearest)
+            }
+            CommandError::Vault(_) => {
+                tracing::error!(error = %text, "secrets can't be used");
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+            }
             CommandError::NoImage(_) => Refusal::new(StatusCode::NOT_FOUND, text),
             CommandError::Bad(_) => Refusal::new(StatusCode::BAD_REQUEST, text),
             CommandError::NotSigned(_) => Refusal::new(StatusCode::CONFLICT, text)

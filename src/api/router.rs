@@ -1,8 +1,8 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, machines, rollouts, rules, server::Counters, site, uploads,
-    watch,
+    Refusal, Token, auth, auth::BadTokens, boots, machines, rollouts, rules, secrets, server::Counters, site,
+    uploads, watch,
 };
 use crate::{
     image::transfer::uploads::Uploads, model::wire::Alarm, provisioner::Provisioner, store::ImageStore,
@@ -42,6 +42,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/rollouts/{rollout}"),
     ("POST", "/api/v1/rollouts/{rollout}"),
     ("DELETE", "/api/v1/rollouts/{rollout}"),
+    ("GET", "/api/v1/secrets"),
+    ("PUT", "/api/v1/secrets/{secret}"),
+    ("DELETE", "/api/v1/secrets/{secret}"),
     ("GET", "/api/v1/leases"),
     ("GET", "/api/v1/images"),
     ("GET", "/api/v1/images/{image}"),
@@ -170,6 +173,8 @@ pub fn router(api: Api) -> Router {
         .route("/rules/{rule}", axum::routing::put(rules::set).delete(rules::remove))
         .route("/rollouts", get(rollouts::list).post(rollouts::start))
         .route("/rollouts/{rollout}", rollout)
+        .route("/secrets", get(secrets::list))
+        .route("/secrets/{secret}", axum::routing::put(secrets::set).delete(secrets::remove))
         .route("/leases", get(site::leases))
         .route("/images", get(site::images))
         .route("/images/{image}", get(site::image))

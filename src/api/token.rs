@@ -1,10 +1,10 @@
 //! The API's bearer token: 32 random bytes in hex, in a file that only the service's user can read.
 
-use crate::model::Digest;
+use crate::{model::Digest, store::durable};
 use std::{
     fs,
-    io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -94,34 +94,19 @@ fn read(path: &Path) -> Result<Option<String>, TokenError> {
     Ok(Some(token.to_owned()))
 }
 
-/// Writes a new one beside the place and links it there, so that a crash leaves no half of one and
-/// two starts at once agree.
+/// Writes a new one; of two starts at once one does, and both have the same.
 fn make(path: &Path) -> Result<Token, TokenError> {
     let io = |source| TokenError::Io { what: "make", path: path.to_owned(), source };
     let mut bytes = [0u8; RANDOM];
     getrandom::fill(&mut bytes).map_err(|e| TokenError::Random(e.to_string()))?;
     let text = Digest(bytes).to_string();
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        fs::create_dir_all(dir).map_err(io)?;
+        durable::create_dir_all(dir).map_err(io)?;
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let fresh = PathBuf::from(name);
-    let written =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).and_then(|mut f| {
-            f.write_all(text.as_bytes())?;
-            f.write_all(b"\n")?;
-            f.sync_all()
-        });
-    let linked = written.and_then(|()| fs::hard_link(&fresh, path));
-    let _ = fs::remove_file(&fresh);
-    match linked {
-        Ok(()) => Ok(Token::of(&text)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            read(path)?.map(|t| Token::of(&t)).ok_or_else(|| TokenError::NotAToken(path.to_owned()))
-        }
-        Err(e) => Err(io(e)),
+    if durable::write_new(path, format!("{text}\n").as_bytes(), 0o600).map_err(io)? {
+        return Ok(Token::of(&text));
     }
+    read(path)?.map(|t| Token::of(&t)).ok_or_else(|| TokenError::NotAToken(path.to_owned()))
 }
 
 #[cfg(test)]

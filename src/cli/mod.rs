@@ -20,6 +20,7 @@ mod password;
 mod pin;
 mod rollout;
 mod rule;
+mod secret;
 mod serve;
 mod status;
 pub mod table;
@@ -87,6 +88,9 @@ enum Command {
     /// Move machines to another image in waves, gated on health: start, show, pause, roll back
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Secrets, sealed on disk and never shown: list, set, remove
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// What a machine would get if it powered on now, and why
     Explain(explain::Explain),
     /// Boot attempts: seconds at each stage, and how they ended
@@ -127,6 +131,7 @@ impl Command {
             Command::Default(c) => c.run(context),
             Command::Rule(c) => c.run(context),
             Command::Rollout(c) => c.run(context),
+            Command::Secret(c) => c.run(context),
             Command::Explain(c) => c.run(context),
             Command::Boots(c) => c.run(context),
             Command::Watch(c) => c.run(context),

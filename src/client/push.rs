@@ -166,7 +166,7 @@ impl From<ClientError> for Failed {
 impl Push<'_> {
     fn begin(&self) -> Result<UploadBegun, Failed> {
         let path = format!("/uploads?move_tag={}", self.move_tag);
-        Ok(self.client.send_bytes(&path, self.inventory.clone(), ANSWER)?)
+        Ok(self.client.send_bytes("POST", &path, self.inventory.clone(), ANSWER)?)
     }
 
     fn send_and_commit(&mut self, begun: &UploadBegun) -> Result<UploadDone, Failed> {
@@ -189,13 +189,13 @@ impl Push<'_> {
         }
         step.done();
         let path = format!("/uploads/{}/commit?move_tag={}", self.image, self.move_tag);
-        self.client.send_bytes(&path, Vec::new(), COMMIT).map_err(gone)
+        self.client.send_bytes("POST", &path, Vec::new(), COMMIT).map_err(gone)
     }
 
     fn send(&mut self, batch: Vec<u8>, count: usize, step: &dyn Step) -> Result<(), Failed> {
         let bytes = (batch.len() - 4 * count) as u64;
         let path = format!("/uploads/{}/chunks", self.image);
-        let taken: UploadTaken = self.client.send_bytes(&path, batch, ANSWER).map_err(gone)?;
+        let taken: UploadTaken = self.client.send_bytes("POST", &path, batch, ANSWER).map_err(gone)?;
         step.advance(bytes);
         self.chunks += taken.chunks;
         self.bytes += bytes;

@@ -93,6 +93,7 @@ impl Config {
         let empty = |path: Option<&std::path::Path>| path.is_some_and(|p| p.as_os_str().is_empty());
         for (table, key, path, allowed) in [
             (&[][..], "state_dir", Some(self.state_dir.as_path()), "a folder, /var/lib/pristine by default"),
+            (&[], "secrets_key", self.secrets_key.as_deref(), "a file, <state_dir>/secrets.key by default"),
             (&["nbp"], "dir", self.nbp.dir.as_deref(), "a folder, <state_dir>/nbp by default"),
             (
                 &["api"],

@@ -18,6 +18,10 @@ use toml::Spanned;
 pub struct Config {
     /// Folder of everything that is kept: database, images, API token.
     pub state_dir: PathBuf,
+    /// File of the key that secrets are sealed with; made at first need, mode 0600. Default:
+    /// `<state_dir>/secrets.key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets_key: Option<PathBuf>,
     /// What a machine gets that no operator has touched.
     pub unknown: Unknown,
     /// Boots in a row that an image may fail on a machine before the last one that was healthy there
@@ -54,6 +58,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             state_dir: PathBuf::from("/var/lib/pristine"),
+            secrets_key: None,
             unknown: Unknown::default(),
             fallback_after: 3,
             log: LogLevel::default(),
@@ -334,6 +339,11 @@ impl Config {
         self.api.token_file.clone().unwrap_or_else(|| token_file_in(&self.state_dir))
     }
 
+    /// File of the key that secrets are sealed with.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.secrets_key.clone().unwrap_or_else(|| self.state_dir.join(provisioner::SECRETS_KEY))
+    }
+
     /// How the provisioner decides.
     pub fn options(&self) -> provisioner::Options {
         let b = &self.bounds;
@@ -349,6 +359,7 @@ impl Config {
             },
             require_signature: self.images.require_signature,
             fallback_after: self.fallback_after,
+            secrets_key: Some(self.secrets_key()),
         }
     }
 
@@ -384,6 +395,7 @@ impl Config {
     /// The configuration with every default that hangs on another key written out.
     pub fn effective(&self) -> Config {
         let mut whole = self.clone();
+        whole.secrets_key = Some(self.secrets_key());
         whole.nbp.dir = Some(self.nbp_dir());
         whole.api.token_file = Some(self.token_file());
         for interface in &mut whole.interfaces {

@@ -1,4 +1,4 @@
-use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, Rollout, SelectorRule};
+use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, Rollout, SealedSecret, SelectorRule};
 use std::net::Ipv4Addr;
 
 /// One change of state, as the store makes it durable. Pure code returns these; only the
@@ -27,4 +27,8 @@ pub enum Change {
     Rollout(Rollout),
     /// Forget the rollout of this name.
     RolloutGone(String),
+    /// Insert or replace a secret.
+    Secret(SealedSecret),
+    /// Forget the secret of this name.
+    SecretGone(String),
 }

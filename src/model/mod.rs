@@ -14,6 +14,7 @@ mod machine;
 mod name;
 mod nearest;
 mod rollout;
+mod secret;
 mod trust;
 pub mod wire;
 
@@ -29,6 +30,7 @@ pub use machine::{BootTarget, FailingImage, Machine, Rule, SelectorRule};
 pub use name::{NameError, Tag};
 pub use nearest::{distance, nearest};
 pub use rollout::{Limits, Membership, Moved, OnFailure, Phase, Rollout, RolloutState, Window};
+pub use secret::{SealedSecret, Secret};
 pub use trust::{MAX_KEYS, Revoked, Stale, Trust, TrustRefusal, TrustedKey};
 
 /// Milliseconds since the Unix epoch.

@@ -143,6 +143,19 @@ pub struct RolloutTrouble {
     pub reason: String,
 }
 
+/// A secret as lists show it: never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretView {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its value.
+    pub bytes: usize,
+    /// When it was set.
+    pub changed: Millis,
+    /// False where the key in place is not the one that sealed it.
+    pub readable: bool,
+}
+
 /// An image of the service's store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageView {

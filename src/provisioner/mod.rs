@@ -18,7 +18,7 @@
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
-//! | operators' commands | `command`, `rule`, `rollout`, `explain` |
+//! | operators' commands | `command`, `rule`, `rollout`, `secret`, `explain` |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
 
@@ -39,6 +39,7 @@ mod rollout;
 mod rule;
 mod rules;
 mod script;
+mod secret;
 mod state;
 mod suspect;
 mod ticker;
@@ -52,10 +53,11 @@ mod tests;
 
 pub use answer::{Assignment, BootAnswer, InsteadOf, Policy, assigned, boot_answer, is_touched};
 pub use clock::{Clock, SystemClock, TestClock};
+pub use secret::MAX_SECRET;
 pub use suspect::Suspect;
 pub use types::{
     Bounds, CommandError, Explanation, FileAnswer, MachinePatch, Options, Pinned, Report, ReportError,
-    ScriptError, ScriptQuery, Stats, TransferOutcome, Unknown,
+    SECRETS_KEY, ScriptError, ScriptQuery, Stats, TransferOutcome, Unknown,
 };
 
 use crate::{
@@ -64,6 +66,7 @@ use crate::{
     store::{
         ImageStore, Nbps,
         db::{Commit, Db, DbError},
+        vault::Vault,
     },
 };
 use rules::Rules;
@@ -88,6 +91,7 @@ struct Inner {
     images: ImageStore,
     nbps: Nbps,
     vouching: Vouching,
+    vault: Vault,
     clock: Arc<dyn Clock>,
     watchers: broadcast::Sender<BootAttempt>,
 }
@@ -111,8 +115,10 @@ impl Provisioner {
             path: state_dir.join(crate::store::db::DB_FILE),
             why: format!("{why}; was it written by a newer program?"),
         })?;
+        let key = options.secrets_key.clone().unwrap_or_else(|| state_dir.join(SECRETS_KEY));
         let mut state = State::new(options, loaded.machines, rules, loaded.default);
         state.rollouts = loaded.rollouts.into_iter().map(|r| (r.name.clone(), r)).collect();
+        state.secrets = loaded.secrets.into_iter().map(|s| (s.name.clone(), s)).collect();
         state.leases.restore(loaded.leases);
         let seen =
             |digest| images.get(digest).ok().flatten().map(|image| attempts::Seen::of(&image.manifest));
@@ -121,7 +127,8 @@ impl Provisioner {
             drop(db.enqueue(gone));
         }
         let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
-        let inner = Inner { state: Mutex::new(state), db, images, nbps, vouching, clock, watchers };
+        let vault = Vault::new(&key);
+        let inner = Inner { state: Mutex::new(state), db, images, nbps, vouching, vault, clock, watchers };
         Ok(Provisioner(Arc::new(inner)))
     }
 

@@ -54,7 +54,7 @@ impl Provisioner {
         let waves = read_all(&order.waves, "waves", |w| w.parse::<Wave>())?;
         let windows = read_all(&order.windows, "windows", fleet::parse_window)?;
         if let Some(name) = &order.name {
-            check_name(name)?;
+            check_name("a rollout", name)?;
         }
         let this = self.clone();
         whole(async move {

@@ -7,7 +7,7 @@ use crate::{
     store::db::Commit,
 };
 
-/// Longest name of a rule, in characters.
+/// Longest name of a rule, a rollout or a secret, in characters.
 const MAX_NAME: usize = 64;
 
 impl Provisioner {
@@ -32,7 +32,7 @@ impl Provisioner {
         reference: &str,
     ) -> Result<RuleView, CommandError> {
         let (this, name, reference) = (self.clone(), name.to_owned(), reference.to_owned());
-        check_name(&name)?;
+        check_name("a rule", &name)?;
         let selector = parse(selector)?;
         whole(async move {
             let (target, _, _guard) = this.target(reference).await?;
@@ -123,7 +123,8 @@ pub(super) fn parse(selector: &str) -> Result<Selector, CommandError> {
     selector.parse().map_err(|e: crate::fleet::SelectorError| CommandError::Bad(e.to_string()))
 }
 
-pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
+/// A name that paths, lists and shells take as it is; `what` says of what, as in `a rule`.
+pub(super) fn check_name(what: &str, name: &str) -> Result<(), CommandError> {
     let fits = (1..=MAX_NAME).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         && !name.starts_with('.');
@@ -132,7 +133,7 @@ pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
     }
     let name = name.escape_default().to_string().chars().take(80).collect::<String>();
     Err(CommandError::Bad(format!(
-        "`{name}` can't be the name of a rule or a rollout: write 1 to {MAX_NAME} of a-z, A-Z, 0-9 and `._-`"
+        "`{name}` can't be the name of {what}: write 1 to {MAX_NAME} of a-z, A-Z, 0-9 and `._-`"
     )))
 }
 

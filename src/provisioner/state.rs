@@ -17,7 +17,7 @@ use crate::{
     dhcp,
     model::{
         Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, FailingImage,
-        Image, Mac, Machine, Millis, Rollout, Stage,
+        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage,
     },
     netboot::ServerAddr,
     store::ImageStore,
@@ -41,6 +41,8 @@ pub(super) struct State {
     pub rules: Rules,
     /// By name.
     pub rollouts: BTreeMap<String, Rollout>,
+    /// By name.
+    pub secrets: BTreeMap<String, SealedSecret>,
     pub stats: Stats,
     /// Scripts given within the minute that began at the first number.
     pub script_rate: (Millis, HashMap<Mac, u32>),
@@ -67,6 +69,7 @@ impl State {
             default,
             rules,
             rollouts: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             stats: Stats::default(),
             script_rate: (0, HashMap::new()),
         }

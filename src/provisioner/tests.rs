@@ -56,6 +56,10 @@ impl World {
         World { state, images, clock, options, prov }
     }
 
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
     pub fn import(&self, tag: &str, arch: Arch, native: bool) -> Digest {
         let store = self.prov.images();
         let sealed = |bytes: &str| {

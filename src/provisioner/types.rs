@@ -3,7 +3,7 @@
 use crate::{
     dhcp,
     model::{BootTarget, ClientArch, Digest, Lease, Machine, Rule, Stage, Tag},
-    store::db::DbError,
+    store::{db::DbError, vault::VaultError},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,12 @@ pub struct Options {
     /// Boots in a row that an image may fail on a machine before its last good one takes its place; 0:
     /// never.
     pub fallback_after: u32,
+    /// File of the key that secrets are sealed with; `None`: [`SECRETS_KEY`] in the state folder.
+    pub secrets_key: Option<std::path::PathBuf>,
 }
+
+/// Name of the secrets' key in the state folder.
+pub const SECRETS_KEY: &str = "secrets.key";
 
 /// Answer to a request for a boot file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,6 +232,17 @@ pub enum CommandError {
         /// Names that look like it.
         nearest: Vec<String>,
     },
+    /// No secret has this name.
+    #[error("no secret `{name}`{}; see `pristine secret list`", near(.nearest))]
+    NoSecret {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        nearest: Vec<String>,
+    },
+    /// Secrets can't be sealed or opened now.
+    #[error("{0}")]
+    Vault(#[from] VaultError),
     /// It contradicts what is.
     #[error("{0}")]
     Conflict(String),

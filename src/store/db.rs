@@ -1,4 +1,4 @@
-//! The state database: leases, machines, boot attempts, selector rules, rollouts and the site's default, in SQLite.
+//! The state database: leases, machines, boot attempts, selector rules, rollouts, sealed secrets and the site's default, in SQLite.
 //!
 //! One thread writes. [`Db::enqueue`] merges changes into what is pending (the latest change of a
 //! row wins) and the thread takes all that is pending into one transaction, so that a thousand
@@ -18,7 +18,7 @@ mod writer;
 
 pub use error::DbError;
 
-use crate::model::{BootAttempt, BootTarget, Change, Lease, Machine, Rollout, SelectorRule};
+use crate::model::{BootAttempt, BootTarget, Change, Lease, Machine, Rollout, SealedSecret, SelectorRule};
 use lock::StateLock;
 use std::{
     future::Future,
@@ -49,6 +49,8 @@ pub struct Loaded {
     pub rules: Vec<SelectorRule>,
     /// Rollouts, by name.
     pub rollouts: Vec<Rollout>,
+    /// Secrets, sealed, by name.
+    pub secrets: Vec<SealedSecret>,
 }
 
 /// The open database of a running service. Dropping it writes what is pending and lets go of the

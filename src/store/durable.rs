@@ -33,19 +33,33 @@ pub fn create_dir_all(dir: &Path) -> io::Result<()> {
 /// with `.tmp-`.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let tmp = tmp_name(parent_of(path));
-    let made = (|| {
-        // For its owner alone until it is what it should be: it may be a secret.
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&tmp)?;
-        file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        rename(&tmp, path)
-    })();
+    let made = write_synced(&tmp, bytes, mode).and_then(|()| rename(&tmp, path));
     if made.is_err() {
         // The first error is the one that tells; a leftover is swept at the next opening.
         let _ = fs::remove_file(&tmp);
     }
     made
+}
+
+/// The same where there is nothing at `path` yet; false, with what is there left as it is, where there
+/// is. Of two that make it at once one wins.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
+    let tmp = tmp_name(parent_of(path));
+    let linked = write_synced(&tmp, bytes, mode).and_then(|()| fs::hard_link(&tmp, path));
+    let _ = fs::remove_file(&tmp);
+    match linked {
+        Ok(()) => sync_dir(parent_of(path)).map(|()| true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    // For its owner alone until it is what it should be: it may be a secret.
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
 }
 
 /// Moves a synced file over `to`, durably. Both in one file system.
@@ -136,7 +150,11 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&deep).unwrap().count(), 1);
+        assert!(!write_new(&path, b"three", 0o600).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"two", "what is there stays");
         assert!(remove_file(&path).unwrap());
         assert!(!remove_file(&path).unwrap());
+        assert!(write_new(&path, b"three", 0o600).unwrap());
+        assert_eq!(fs::read_dir(&deep).unwrap().count(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What is on disk: the state database, the image store, the NBP folder.
+//! What is on disk: the state database, the image store, the NBP folder, the secrets' key (`vault`).
 //!
 //! A store, from below: `packs` of chunks, `recipe`s that list a blob's chunks, `blobs`, which may also be
 //! plain files, and `images`.
@@ -21,6 +21,7 @@ pub mod signatures;
 pub(crate) mod testing;
 mod tmp;
 pub mod trust;
+pub mod vault;
 
 pub use blobs::StoreError;
 pub use images::{BlobFile, ImageStore, RemoveError, StoreLock};

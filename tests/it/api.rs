@@ -5,7 +5,7 @@ use pristine::{
     api::{self, Api, Others, ROUTES, Token},
     client::{Client, ClientError},
     model::{
-        BootTarget, Rule, Stage,
+        BootTarget, Rule, Secret, Stage,
         wire::{ErrorBody, StartRollout},
     },
     netboot::ServerAddr,
@@ -173,6 +173,27 @@ fn a_machine_is_named_pinned_explained_and_forgotten() {
 }
 
 #[test]
+fn a_secret_goes_in_and_never_comes_out() {
+    let api = TestApi::start();
+    let client = api.client();
+    let value = Secret::new(b"root:hunter2\xff".to_vec());
+    assert_eq!(client.set_secret("bmc-a1", &value).unwrap().bytes, 13);
+    let opened = api.runtime.as_ref().unwrap().block_on(api.provisioner.secret("bmc-a1"));
+    assert_eq!(opened.unwrap(), value, "byte for byte");
+    for (method, path) in [("GET", "/api/v1/secrets"), ("GET", "/api/v1/secrets/bmc-a1")] {
+        let (_, text) = api.ask(method, path, Some(TOKEN), "");
+        assert!(!text.contains("hunter"), "{text}");
+    }
+    let (status, body) = refused(client.set_secret("s", &Secret::new(vec![b'x'; 40_000])).unwrap_err());
+    assert_eq!(status, 400, "{body:?}");
+    assert!(body.error.contains("at most 32768"), "{body:?}");
+    let (status, body) = refused(client.remove_secret("bmc-a2").unwrap_err());
+    assert_eq!((status, body.nearest), (404, vec!["bmc-a1".to_owned()]));
+    client.remove_secret("bmc-a1").unwrap();
+    assert!(client.secrets().unwrap().is_empty());
+}
+
+#[test]
 fn a_wrong_name_gets_the_nearest_right_ones() {
     let api = TestApi::start();
     let client = api.client();
@@ -201,7 +222,8 @@ fn every_route_answers_with_the_token_and_none_without() {
             .replace("{machine}", MAC)
             .replace("{boot}", "0000000000000001")
             .replace("{image}", "web:1")
-            .replace("{rule}", "r");
+            .replace("{rule}", "r")
+            .replace("{secret}", "s");
         let body = match (*method, path.ends_with("/pin") || path.ends_with("/default")) {
             ("PUT", false) => r#"{"selector":"all","target":"local"}"#,
             ("PUT", true) => r#"{"target":"local"}"#,

@@ -38,8 +38,8 @@ fn succeeds(args: &[&str]) -> String {
 fn help_lists_every_noun_and_wrong_usage_is_code_2() {
     let help = succeeds(&["--help"]);
     for noun in [
-        "serve", "config", "doctor", "machine", "pin", "unpin", "default", "rollout", "explain", "boots",
-        "watch", "lease", "status", "image", "nbp", "lab", "version",
+        "serve", "config", "doctor", "machine", "pin", "unpin", "default", "rollout", "secret", "explain",
+        "boots", "watch", "lease", "status", "image", "nbp", "lab", "version",
     ] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{noun} "))), "{noun}\n{help}");
     }
@@ -179,6 +179,26 @@ fn machines_are_named_pinned_and_explained() {
         "nobody's words drive the terminal"
     );
     assert!(cli.err(&["machine", "set", mac, "--label", "x"], 2).contains("`x` is not a label"));
+}
+
+#[test]
+fn a_secret_comes_from_standard_input_or_a_file_and_is_never_shown() {
+    let dir = Dir::new("cli");
+    let api = TestApi::start();
+    let cli = Cli { api: &api, token: token_file(&dir.0) };
+    assert_eq!(cli.ok(&["secret", "list"]), "no secrets: `pristine secret set NAME` makes one\n");
+    let file = dir.0.join("value");
+    std::fs::write(&file, "root:hunter2\n").unwrap();
+    let from_file = cli.ok(&["secret", "set", "bmc-a1", "--file", file.to_str().unwrap()]);
+    assert_eq!(from_file, "secret bmc-a1 is set (13 bytes, its line end with it)\n");
+    // Standard input of these tests is empty.
+    assert!(cli.err(&["secret", "set", "none"], 1).contains("the value of none is empty"));
+    let said = cli.err(&["secret", "set", "none", "--file", "/nowhere"], 1);
+    assert!(said.starts_with("pristine: can't read /nowhere: "), "{said}");
+    cli.err(&["secret", "set", "none", "value"], 2);
+    let list = cli.ok(&["secret", "list"]) + &cli.ok(&["secret", "list", "--json"]);
+    assert!(list.contains("bmc-a1") && list.contains("13") && !list.contains("hunter"), "{list}");
+    assert_eq!(cli.ok(&["secret", "rm", "bmc-a1"]), "secret bmc-a1 is removed\n");
 }
 
 #[test]

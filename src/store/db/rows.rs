@@ -16,6 +16,7 @@ pub(super) enum Row {
     Default,
     Rule(String),
     Rollout(String),
+    Secret(String),
 }
 
 pub(super) fn row_of(change: &Change) -> Row {
@@ -31,6 +32,8 @@ pub(super) fn row_of(change: &Change) -> Row {
         Change::RuleGone(name) => Row::Rule(name.clone()),
         Change::Rollout(rollout) => Row::Rollout(rollout.name.clone()),
         Change::RolloutGone(name) => Row::Rollout(name.clone()),
+        Change::Secret(secret) => Row::Secret(secret.name.clone()),
+        Change::SecretGone(name) => Row::Secret(name.clone()),
     }
 }
 
@@ -71,6 +74,11 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
             params![rollout.name, json(rollout)?],
         ),
         Change::RolloutGone(name) => run("DELETE FROM rollouts WHERE name = ?1", params![name]),
+        Change::Secret(secret) => run(
+            "INSERT OR REPLACE INTO secrets (name, body) VALUES (?1, ?2)",
+            params![secret.name, json(secret)?],
+        ),
+        Change::SecretGone(name) => run("DELETE FROM secrets WHERE name = ?1", params![name]),
     }
 }
 
@@ -80,6 +88,7 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
     attempts.sort_by_key(|a| a.began());
     // A database that only reading commands have opened since the program was upgraded lacks the newest.
     let has = |table: &str| conn.table_exists(None, table).map_err(|e| sql_error(path, &e));
+    let secrets = if has("secrets")? { all(conn, path, "secrets", "true", "name")? } else { Vec::new() };
     Ok(Loaded {
         machines: all(conn, path, "machines", "true", "mac")?,
         leases: all(conn, path, "leases", "true", "addr")?,
@@ -87,6 +96,7 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
         default: default.into_iter().next(),
         rules: if has("rules")? { all(conn, path, "rules", "true", "name")? } else { Vec::new() },
         rollouts: if has("rollouts")? { all(conn, path, "rollouts", "true", "name")? } else { Vec::new() },
+        secrets,
     })
 }
 

@@ -20,6 +20,9 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE rollouts (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE secrets  (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// `PRST` in `application_id`, so that another program's database is not taken for ours.

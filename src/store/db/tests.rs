@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use super::*;
 use crate::{
-    model::{AttemptId, ClientKey, Digest, LeaseState, Mac, SelectorRule, Stage, StageEvent, Verdict},
+    model::{
+        AttemptId, ClientKey, Digest, LeaseState, Mac, SealedSecret, SelectorRule, Stage, StageEvent, Verdict,
+    },
     store::testing::TempDir,
 };
 use proptest::prelude::*;
@@ -45,6 +47,10 @@ fn rule(name: &str) -> SelectorRule {
     SelectorRule { name: name.into(), selector: "rack=a1".into(), target: BootTarget::Local, created: 7 }
 }
 
+fn secret(name: &str) -> SealedSecret {
+    SealedSecret { name: name.into(), bytes: 3, changed: 7, key: "k".into(), sealed: "c2U=".into() }
+}
+
 fn open(dir: &TempDir) -> (Db, Loaded) {
     Db::open(dir.path()).unwrap()
 }
@@ -65,6 +71,8 @@ fn everything_comes_back_after_a_restart() {
         Change::Default(default.clone()),
         Change::Rule(rule("b")),
         Change::Rule(rule("a")),
+        Change::Secret(secret("b")),
+        Change::Secret(secret("a")),
     ];
     db.enqueue(all).wait().unwrap();
     drop(db);
@@ -76,6 +84,7 @@ fn everything_comes_back_after_a_restart() {
         default,
         rules: vec![rule("a"), rule("b")],
         rollouts: Vec::new(),
+        secrets: vec![secret("a"), secret("b")],
     };
     assert_eq!(loaded, expected);
     assert_eq!(Db::open_read_only(dir.path()).unwrap(), Some(expected), "beside the running service");
@@ -85,13 +94,14 @@ fn everything_comes_back_after_a_restart() {
         Change::AttemptGone(AttemptId(1)),
         Change::Default(None),
         Change::RuleGone("a".into()),
+        Change::SecretGone("a".into()),
         Change::Lease(lease(2, 11)),
     ];
     db.enqueue(gone).wait().unwrap();
     drop(db);
     let loaded = open(&dir).1;
     assert_eq!(loaded.leases, vec![lease(2, 11)]);
-    assert_eq!(loaded.rules, vec![rule("b")]);
+    assert_eq!((loaded.rules, loaded.secrets), (vec![rule("b")], vec![secret("b")]));
     assert_eq!(
         (loaded.machines, loaded.attempts, loaded.default),
         (vec![machine(2)], vec![attempt(2)], None)

@@ -1,0 +1,27 @@
+//! Secrets: set, listed, removed. No route gives a value back.
+
+use super::{Refusal, router::Api};
+use crate::model::{Secret, wire::SecretView};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+};
+
+pub async fn list(State(api): State<Api>) -> Json<Vec<SecretView>> {
+    Json(api.provisioner().secrets())
+}
+
+pub async fn set(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    value: Bytes,
+) -> Result<Json<SecretView>, Refusal> {
+    Ok(Json(api.provisioner().set_secret(&name, Secret::new(value.into())).await?))
+}
+
+pub async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    api.provisioner().remove_secret(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
