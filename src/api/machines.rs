@@ -16,13 +16,20 @@ use serde::{Deserialize, de::DeserializeOwned};
 pub struct Which {
     /// A selector.
     select: Option<String>,
+    /// With what they are made of: some kilobytes each.
+    #[serde(default)]
+    facts: bool,
 }
 
 pub async fn list(State(api): State<Api>, Query(which): Query<Which>) -> Result<Json<Vec<Machine>>, Refusal> {
-    Ok(Json(match which.select {
+    let mut machines = match which.select {
         Some(selector) => api.provisioner().selected(&selector)?,
         None => api.provisioner().machines(),
-    }))
+    };
+    if !which.facts {
+        machines.iter_mut().for_each(|machine| machine.facts = None);
+    }
+    Ok(Json(machines))
 }
 
 pub async fn show(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Machine>, Refusal> {

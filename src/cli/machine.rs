@@ -1,6 +1,6 @@
 //! `pristine machine`.
 
-use super::{Context, Failure, Outcome, context::print, table::Table, text};
+use super::{Context, Failure, Outcome, context::print, facts, table::Table, text};
 use crate::{
     model::{Mac, Machine},
     provisioner::MachinePatch,
@@ -144,7 +144,7 @@ fn show(m: &Machine, tags: &text::Tags, now: i64) -> String {
         true => format!("{} ({} ago)", text::time(m.last_seen), text::ago(now - m.last_seen)),
         false => "never".to_owned(),
     };
-    text::pairs(&[
+    let mut rows = vec![
         ("MAC", m.mac.to_string()),
         ("other MACs", join(others)),
         ("hostname", dash(&m.hostname)),
@@ -161,5 +161,7 @@ fn show(m: &Machine, tags: &text::Tags, now: i64) -> String {
         ("last healthy", m.last_healthy.map_or_else(|| "-".into(), |d| tags.image(d))),
         ("first seen", if m.was_seen() { text::time(m.first_seen) } else { "never".into() }),
         ("last seen", last_seen),
-    ])
+    ];
+    rows.extend(m.facts.iter().flat_map(|f| facts::rows(f, now)));
+    text::pairs(&rows)
 }

@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod doctor;
 mod explain;
+mod facts;
 mod failure;
 mod image;
 mod key;

@@ -1,6 +1,6 @@
 //! From text to an expression. What is wrong is said with the column where it is.
 
-use super::selector::{Expr, KEYS, Key};
+use super::selector::{Expr, KEYS, Key, Relation};
 use crate::model::nearest;
 use std::fmt;
 
@@ -63,6 +63,8 @@ enum Token {
     Comma,
     Equal,
     Unequal,
+    /// `<`, `<=`, `>` or `>=`.
+    Order(Relation),
     End,
 }
 
@@ -76,6 +78,10 @@ impl fmt::Display for Token {
             Token::Comma => f.write_str("`,` is there"),
             Token::Equal => f.write_str("`=` is there"),
             Token::Unequal => f.write_str("`!=` is there"),
+            Token::Order(Relation::Less | Relation::Equal) => f.write_str("`<` is there"),
+            Token::Order(Relation::LessOrEqual) => f.write_str("`<=` is there"),
+            Token::Order(Relation::Greater) => f.write_str("`>` is there"),
+            Token::Order(Relation::GreaterOrEqual) => f.write_str("`>=` is there"),
             Token::End => f.write_str("it ends"),
         }
     }
@@ -114,6 +120,12 @@ impl Parser<'_> {
                     chars.next_if(|(c, _)| *c == '=');
                     Token::Equal
                 }
+                '<' | '>' => Token::Order(match (c, chars.next_if(|(c, _)| *c == '=').is_some()) {
+                    ('<', false) => Relation::Less,
+                    ('<', true) => Relation::LessOrEqual,
+                    (_, false) => Relation::Greater,
+                    (_, true) => Relation::GreaterOrEqual,
+                }),
                 '!' if chars.next_if(|(c, _)| *c == '=').is_some() => Token::Unequal,
                 '"' => {
                     let mut word = String::new();
@@ -231,6 +243,9 @@ impl Parser<'_> {
             return Ok(Expr::Has(self.key()?));
         }
         let key = self.key()?;
+        if key.is_number() {
+            return self.number(key);
+        }
         if self.take(&Token::Equal) {
             return Ok(Expr::Is(key, vec![self.value()?]));
         }
@@ -242,6 +257,38 @@ impl Parser<'_> {
         }
         let found = self.peek();
         Err(self.wrong(&format!("`=`, `!=` or `in` after `{key}`, but {found}")))
+    }
+
+    fn number(&mut self, key: Key) -> Result<Expr, SelectorError> {
+        let (relation, not) = match self.peek() {
+            Token::Order(relation) => (*relation, false),
+            Token::Equal => (Relation::Equal, false),
+            Token::Unequal => (Relation::Equal, true),
+            found => {
+                return Err(
+                    self.wrong(&format!("`=`, `!=`, `<`, `<=`, `>` or `>=` after `{key}`, but {found}"))
+                );
+            }
+        };
+        self.next += 1;
+        let column = self.column();
+        let word = self.value()?;
+        let unit = word.trim_start_matches(|c: char| c.is_ascii_digit());
+        let factor = match unit {
+            "" => Some(1),
+            "K" => Some(1 << 10),
+            "M" => Some(1 << 20),
+            "G" => Some(1 << 30),
+            "T" => Some(1u64 << 40),
+            _ => None,
+        };
+        let digits = word.strip_suffix(unit).and_then(|digits| digits.parse::<u64>().ok());
+        let Some(n) = digits.zip(factor).and_then(|(n, factor)| n.checked_mul(factor)) else {
+            let help = "a number is digits, with K, M, G or T behind them for 2^10, 2^20, 2^30 or 2^40 times as many";
+            return Err(self.error(column, format!("`{word}` is no number"), Some(help.into())));
+        };
+        let expr = Expr::Compare(key, relation, n);
+        Ok(if not { Expr::Not(Box::new(expr)) } else { expr })
     }
 
     fn key(&mut self) -> Result<Key, SelectorError> {

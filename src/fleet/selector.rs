@@ -4,6 +4,7 @@
 //! rack = a1 and arch = x86_64 and not label.role = db
 //! rack in (a1, a2) or hostname = web-*
 //! has label.gpu and product != "PowerEdge R640"
+//! memory >= 64G and driver = mlx5_core and switch = leaf-3
 //! all
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! | `KEY = VALUE` | the value is that one; `*` in it stands for any text |
 //! | `KEY != VALUE` | it is not, or nothing is known |
 //! | `KEY in (VALUE, …)` | it is one of them |
+//! | `NUMBER < VALUE`, and `<=`, `>`, `>=`, `=`, `!=` | `memory` in bytes (`64G` is 64 · 2^30) and `cpus` (threads) compare so |
 //! | `has KEY` | something is known |
 //! | `all` | always |
 //! | `not X`, `X and Y`, `X or Y`, `(X)` | `not` binds closest, then `and`, then `or` |
@@ -25,8 +27,24 @@ use crate::model::{ClientArch, Machine};
 use std::{borrow::Cow, fmt, str::FromStr};
 
 /// Keys that a selector may name, beside `label.NAME`.
-pub const KEYS: &[&str] =
-    &["mac", "hostname", "rack", "arch", "firmware", "product", "serial", "uuid", "label.NAME"];
+pub const KEYS: &[&str] = &[
+    "mac",
+    "hostname",
+    "rack",
+    "arch",
+    "firmware",
+    "firmware-version",
+    "vendor",
+    "product",
+    "serial",
+    "uuid",
+    "cpu",
+    "cpus",
+    "memory",
+    "driver",
+    "switch",
+    "label.NAME",
+];
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,10 +57,23 @@ pub(super) enum Key {
     Arch,
     /// `bios` or `uefi`.
     Firmware,
+    FirmwareVersion,
+    /// SMBIOS manufacturer.
+    Vendor,
     /// SMBIOS manufacturer and product.
     Product,
     Serial,
     Uuid,
+    /// Its model.
+    Cpu,
+    /// Threads: a number.
+    Cpus,
+    /// Bytes: a number.
+    Memory,
+    /// Of any of its NICs.
+    Driver,
+    /// Name of the switch at any of its NICs.
+    Switch,
     Label(String),
 }
 
@@ -54,9 +85,16 @@ impl Key {
             "rack" => Key::Rack,
             "arch" => Key::Arch,
             "firmware" => Key::Firmware,
+            "firmware-version" => Key::FirmwareVersion,
+            "vendor" => Key::Vendor,
             "product" => Key::Product,
             "serial" => Key::Serial,
             "uuid" => Key::Uuid,
+            "cpu" => Key::Cpu,
+            "cpus" => Key::Cpus,
+            "memory" => Key::Memory,
+            "driver" => Key::Driver,
+            "switch" => Key::Switch,
             _ => Key::Label(word.strip_prefix("label.").filter(|l| !l.is_empty())?.to_owned()),
         })
     }
@@ -65,9 +103,26 @@ impl Key {
         matches!(self, Key::Mac | Key::Hostname | Key::Uuid | Key::Arch | Key::Firmware)
     }
 
+    /// True for a key whose values are compared as numbers.
+    pub(super) fn is_number(&self) -> bool {
+        matches!(self, Key::Cpus | Key::Memory)
+    }
+
+    /// The machine's number under this key, where it is known.
+    fn number(&self, machine: &Machine) -> Option<u64> {
+        let facts = machine.facts.as_ref()?;
+        match self {
+            Key::Cpus => facts.cpu.as_ref().map(|cpu| cpu.threads.into()),
+            Key::Memory => facts.memory,
+            _ => None,
+        }
+    }
+
     /// True where any value of the machine under this key passes.
     fn any(&self, machine: &Machine, passes: impl Fn(&str) -> bool) -> bool {
         let text = |value: &Option<String>| value.as_deref().is_some_and(&passes);
+        let facts = machine.facts.as_deref();
+        let nics = || facts.iter().flat_map(|f| &f.nics);
         match self {
             Key::Mac => {
                 std::iter::once(&machine.mac).chain(&machine.other_macs).any(|mac| passes(&mac.to_string()))
@@ -79,6 +134,12 @@ impl Key {
                 ClientArch::Other(_) => false,
                 f => passes(if f.is_bios() { "bios" } else { "uefi" }),
             }),
+            Key::FirmwareVersion => facts.is_some_and(|f| text(&f.firmware.version)),
+            Key::Vendor => facts.is_some_and(|f| text(&f.vendor)),
+            Key::Cpu => facts.is_some_and(|f| f.cpu.as_ref().is_some_and(|cpu| text(&cpu.model))),
+            Key::Cpus | Key::Memory => self.number(machine).is_some_and(|n| passes(&n.to_string())),
+            Key::Driver => nics().any(|nic| text(&nic.driver)),
+            Key::Switch => nics().any(|nic| nic.neighbour.as_ref().is_some_and(|n| text(&n.system))),
             Key::Product => text(&machine.product),
             Key::Serial => text(&machine.serial),
             Key::Uuid => {
@@ -114,11 +175,40 @@ impl fmt::Display for Key {
             Key::Rack => "rack",
             Key::Arch => "arch",
             Key::Firmware => "firmware",
+            Key::FirmwareVersion => "firmware-version",
+            Key::Vendor => "vendor",
             Key::Product => "product",
             Key::Serial => "serial",
             Key::Uuid => "uuid",
+            Key::Cpu => "cpu",
+            Key::Cpus => "cpus",
+            Key::Memory => "memory",
+            Key::Driver => "driver",
+            Key::Switch => "switch",
             Key::Label(label) => return write!(f, "label.{label}"),
         })
+    }
+}
+
+/// How two numbers compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Relation {
+    fn holds(self, a: u64, b: u64) -> bool {
+        match self {
+            Relation::Equal => a == b,
+            Relation::Less => a < b,
+            Relation::LessOrEqual => a <= b,
+            Relation::Greater => a > b,
+            Relation::GreaterOrEqual => a >= b,
+        }
     }
 }
 
@@ -129,6 +219,8 @@ pub(super) enum Expr {
     Has(Key),
     /// One value for `=`, several for `in`.
     Is(Key, Vec<String>),
+    /// A number is in this relation to another one.
+    Compare(Key, Relation, u64),
     Not(Box<Expr>),
     And(Vec<Expr>),
     Or(Vec<Expr>),
@@ -143,6 +235,9 @@ impl Expr {
                 let fold = |text| if key.ignores_case() { lower(text) } else { Cow::Borrowed(text) };
                 wanted.iter().any(|pattern| fits(&fold(pattern), &fold(value)))
             }),
+            Expr::Compare(key, relation, n) => {
+                key.number(machine).is_some_and(|have| relation.holds(have, *n))
+            }
             Expr::Not(inner) => !inner.picks(machine),
             Expr::And(all) => all.iter().all(|e| e.picks(machine)),
             Expr::Or(any) => any.iter().any(|e| e.picks(machine)),
@@ -152,7 +247,7 @@ impl Expr {
     fn specificity(&self) -> usize {
         match self {
             Expr::All => 0,
-            Expr::Has(_) | Expr::Is(..) => 1,
+            Expr::Has(_) | Expr::Is(..) | Expr::Compare(..) => 1,
             Expr::Not(inner) => inner.specificity().min(1),
             Expr::And(all) => all.iter().map(Expr::specificity).sum(),
             Expr::Or(any) => any.iter().map(Expr::specificity).min().unwrap_or(0),

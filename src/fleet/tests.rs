@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use super::Selector;
-use crate::model::{Arch, ClientArch, Mac, Machine};
+use crate::model::{Arch, ClientArch, Facts, Mac, Machine};
 use proptest::prelude::*;
 
 fn machine() -> Machine {
@@ -13,6 +13,14 @@ fn machine() -> Machine {
     m.product = Some("Dell Inc. PowerEdge R640".into());
     m.uuid = Some("4c4c45440044481080354ac04f515032".into());
     m.labels.insert("role".into(), "db".into());
+    let facts: Facts = serde_json::from_str(
+        r#"{"vendor":"Dell Inc.","memory":68719476736,"firmware":{"version":"2.1.8"},
+            "cpu":{"model":"Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz","cores":32,"threads":64},
+            "nics":[{"mac":"52:54:00:12:34:56","driver":"tg3"},
+                    {"mac":"02:00:00:00:00:09","driver":"mlx5_core","neighbour":{"system":"leaf-3"}}]}"#,
+    )
+    .unwrap();
+    m.facts = Some(facts.into());
     m
 }
 
@@ -52,6 +60,12 @@ fn picks_by_what_is_known() {
         ("not (rack=b1)", true),
         ("not not rack=a1", true),
         ("label.role==db", true),
+        ("vendor=\"Dell*\" and firmware-version=2.* and cpu=\"*Xeon*\"", true),
+        ("driver=mlx5_core and driver=tg3 and switch=leaf-3", true),
+        ("driver=igb or switch=leaf-4", false),
+        ("memory >= 64G and memory<=65536M and memory = 68719476736", true),
+        ("memory > 64G or memory < 64G or memory != 64G", false),
+        ("cpus>=64 and not cpus > 64 and has memory", true),
     ] {
         assert_eq!(picks(text), wanted, "{text}");
     }
@@ -89,6 +103,12 @@ fn errors_point_at_the_column_and_say_what_to_do() {
         ("rack=a1 & arch=x86_64", 9, "`&` means nothing here"),
         ("rack=not", 6, "a value, but `not` is there"),
         ("label.=x", 1, "`label.` is no key"),
+        ("rack>a1", 5, "`=`, `!=` or `in` after `rack`, but `>` is there"),
+        ("memory in (1G)", 8, "`>=` after `memory`, but `in` is there"),
+        ("memory >= lots", 11, "`lots` is no number"),
+        ("memory < 1Z", 10, "`1Z` is no number"),
+        ("cpus > 99999999999999999999", 8, "is no number"),
+        ("memory > 99999999999T", 10, "is no number"),
         ("ärack=1", 1, "means nothing here"),
     ] {
         let e = said(text);

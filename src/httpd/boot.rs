@@ -5,21 +5,16 @@ use super::{
 };
 use crate::{
     netboot::ServerAddr,
-    provisioner::{FileAnswer, Report, ReportError, ScriptQuery, TransferOutcome},
+    provisioner::{FileAnswer, ScriptQuery, TransferOutcome},
 };
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, Method, StatusCode, header},
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use http_body_util::{BodyExt as _, Limited};
 use std::sync::Arc;
-use tokio::time::{Instant, timeout};
-
-/// Longest report, in bytes.
-const MAX_REPORT: usize = 4096;
 
 /// `GET /boot/script`: always 200, for iPXE throws away what an error says. Where there is no
 /// script, there is one that shows why and asks again.
@@ -110,63 +105,6 @@ fn content_type(name: &str) -> &'static str {
         Some("ipxe" | "cfg" | "txt") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     }
-}
-
-/// `POST /boot/report`: a stage that the machine reached, with its boot's token.
-pub(super) async fn report<M: Machines>(
-    State(app): State<Arc<App<M>>>,
-    Extension(conn): Extension<Conn>,
-    headers: HeaderMap,
-    request: Request,
-) -> Response {
-    if !app.reports.allows(conn.peer, Instant::now()) {
-        let mut response = plain(StatusCode::TOO_MANY_REQUESTS, "too many reports: wait a second\n");
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-        return response;
-    }
-    let Some(token) = bearer(&headers) else {
-        let mut response =
-            plain(StatusCode::UNAUTHORIZED, "Authorization: Bearer <token of this boot> is needed\n");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-        return response;
-    };
-    let body = Limited::new(request.into_body(), MAX_REPORT);
-    let bytes = match timeout(app.body_time, body.collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return plain(StatusCode::PAYLOAD_TOO_LARGE, "a report has at most 4096 bytes\n");
-        }
-        Ok(Err(error)) => return plain(StatusCode::BAD_REQUEST, format!("the report broke off: {error}\n")),
-        Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the report came too slowly\n"),
-    };
-    let report: Report = match serde_json::from_slice(&bytes) {
-        Ok(report) => report,
-        Err(error) => {
-            let how = r#"{"stage":"init|network|rootfs|verified|switch_root|healthy","detail":"..."} or {"failed":"reason"}"#;
-            return plain(StatusCode::BAD_REQUEST, format!("no report ({error}): send {how}\n"));
-        }
-    };
-    match app.machines.report(token, report).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => {
-            let status = match &error {
-                ReportError::UnknownToken | ReportError::DeadToken(_) => StatusCode::UNAUTHORIZED,
-                ReportError::Already => StatusCode::CONFLICT,
-                ReportError::NotReportable(_) => StatusCode::BAD_REQUEST,
-                ReportError::NotSaved(_) => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            tracing::debug!(peer = %conn.peer, %error, "report refused");
-            plain(status, format!("{error}\n"))
-        }
-    }
-}
-
-/// The token of `Authorization: Bearer <token>`; at most 256 bytes.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    let fits = scheme.eq_ignore_ascii_case("bearer") && (1..=256).contains(&token.len());
-    fits.then_some(token)
 }
 
 #[cfg(test)]

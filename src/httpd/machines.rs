@@ -1,5 +1,5 @@
 use crate::{
-    model::{AttemptId, Digest},
+    model::{AttemptId, Digest, Facts},
     netboot::ServerAddr,
     provisioner::{FileAnswer, Provisioner, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
 };
@@ -40,6 +40,9 @@ pub trait Machines: Clone + Send + Sync + 'static {
 
     /// What a booting machine says of itself.
     fn report(&self, token: &str, report: Report) -> impl Future<Output = Result<(), ReportError>> + Send;
+
+    /// What a booting machine is made of.
+    fn facts(&self, token: &str, facts: Facts) -> impl Future<Output = Result<(), ReportError>> + Send;
 }
 
 impl Machines for Provisioner {
@@ -70,5 +73,9 @@ impl Machines for Provisioner {
 
     async fn report(&self, token: &str, report: Report) -> Result<(), ReportError> {
         Provisioner::report(self, token, report).await
+    }
+
+    async fn facts(&self, token: &str, facts: Facts) -> Result<(), ReportError> {
+        Provisioner::facts(self, token, facts).await
     }
 }

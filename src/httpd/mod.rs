@@ -1,9 +1,9 @@
-//! HTTP for machines: scripts, blobs, NBPs, boot reports.
+//! HTTP for machines: scripts, blobs, NBPs, boot reports, facts.
 //!
 //! `router` lists every route. `server` accepts, bounds and ends connections; `guard` holds readers
 //! to a pace. `blobs` answers for immutable blobs (`range`: RFC 9110 as pure functions;
 //! `body`: loads windows of a blob off the async threads, sends them, and knows whether the last byte went
-//! out), `boot` for everything that is decided per machine.
+//! out), `boot` for everything that is decided per machine, `report` for what machines say.
 
 mod blobs;
 mod body;
@@ -12,6 +12,7 @@ mod guard;
 mod machines;
 mod range;
 mod rate;
+mod report;
 mod router;
 mod server;
 mod signatures;

@@ -1,4 +1,4 @@
-use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, signatures};
+use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, report, signatures};
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
     Router,
@@ -31,7 +31,8 @@ pub(super) fn router<M: Machines>(app: Arc<App<M>>) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/boot/script", get(boot::script))
-        .route("/boot/report", post(boot::report))
+        .route("/boot/report", post(report::report))
+        .route("/boot/facts", post(report::facts))
         .route("/blobs/{digest}", get(blobs::blob))
         .route("/blobs/{digest}/{*name}", get(blobs::named_blob))
         .route("/images/{digest}/signatures", get(signatures::signatures))

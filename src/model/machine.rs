@@ -1,6 +1,6 @@
-use super::{Arch, AttemptId, ClientArch, Digest, Mac, Membership, Millis, Moved};
+use super::{Arch, AttemptId, ClientArch, Digest, Facts, Mac, Membership, Millis, Moved};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// What a machine gets when it powers on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +140,23 @@ pub struct Machine {
     /// Its part in the latest rollout that it was selected for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Membership>,
+    /// What its `init` told of it. Shared, since a machine is copied for each change of it.
+    #[serde(default, with = "shared", skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Arc<Facts>>,
+}
+
+/// Facts are written as if they were not shared.
+mod shared {
+    use super::{Arc, Deserialize, Facts, Serialize};
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(facts: &Option<Arc<Facts>>, s: S) -> Result<S::Ok, S::Error> {
+        facts.as_deref().serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Arc<Facts>>, D::Error> {
+        Ok(Option::<Facts>::deserialize(d)?.map(Arc::new))
+    }
 }
 
 impl Machine {
@@ -151,6 +168,15 @@ impl Machine {
     /// Whether it was ever heard of.
     pub fn was_seen(&self) -> bool {
         self.last_seen > 0
+    }
+
+    /// Whether that is its SMBIOS UUID, in either order of the bytes of the first three groups: firmware is
+    /// at odds on it.
+    pub fn has_uuid(&self, uuid: &[u8; 16]) -> bool {
+        let [a, b, c, d, e, f, g, h, rest @ ..] = *uuid;
+        let hex = |first: [u8; 8]| first.iter().chain(&rest).map(|b| format!("{b:02x}")).collect::<String>();
+        let ours = self.uuid.as_deref().unwrap_or_default().to_ascii_lowercase();
+        [[a, b, c, d, e, f, g, h], [d, c, b, a, f, e, h, g]].into_iter().any(|first| ours == hex(first))
     }
 
     /// What people call it: its hostname, else its MAC.
@@ -181,6 +207,7 @@ impl Machine {
             failing: Vec::new(),
             moved: None,
             part: None,
+            facts: None,
         }
     }
 }

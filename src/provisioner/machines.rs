@@ -7,7 +7,7 @@
 
 use super::Bounds;
 use crate::model::{Mac, Machine};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 #[derive(Debug)]
 pub(super) struct Machines {
@@ -16,6 +16,8 @@ pub(super) struct Machines {
     /// Other MACs of known machines.
     aliases: HashMap<Mac, Mac>,
     hostnames: HashMap<String, Mac>,
+    /// NICs that machines said they have, with the machine.
+    nics: BTreeSet<(Mac, Mac)>,
     strangers: HashMap<Mac, (u64, Machine)>,
     /// Strangers by when they were last heard of.
     order: BTreeMap<u64, Mac>,
@@ -29,6 +31,7 @@ impl Machines {
             known: HashMap::new(),
             aliases: HashMap::new(),
             hostnames: HashMap::new(),
+            nics: BTreeSet::new(),
             strangers: HashMap::new(),
             order: BTreeMap::new(),
             clock: 0,
@@ -61,6 +64,13 @@ impl Machines {
         self.hostnames.get(&hostname.to_ascii_lowercase()).and_then(|mac| self.known.get(mac))
     }
 
+    /// The machine on record that says it has this NIC, and has this UUID; none where several do.
+    pub fn with_nic(&self, nic: Mac, uuid: &[u8; 16]) -> Option<&Machine> {
+        let all = self.nics.range((nic, Mac([0; 6]))..=(nic, Mac([0xff; 6])));
+        let mut fit = all.filter_map(|(_, mac)| self.known.get(mac)).filter(|m| m.has_uuid(uuid));
+        fit.next().filter(|_| fit.next().is_none())
+    }
+
     pub fn hostnames(&self) -> impl Iterator<Item = &str> {
         self.hostnames.keys().map(String::as_str)
     }
@@ -88,6 +98,9 @@ impl Machines {
         }
         if let Some(hostname) = &machine.hostname {
             self.hostnames.insert(hostname.to_ascii_lowercase(), machine.mac);
+        }
+        for nic in machine.facts.iter().flat_map(|f| &f.nics) {
+            self.nics.insert((nic.mac, machine.mac));
         }
         self.known.insert(machine.mac, machine);
     }
@@ -121,6 +134,9 @@ impl Machines {
 
     fn unindex(&mut self, mac: Mac) {
         let Some(old) = self.known.get(&mac) else { return };
+        for nic in old.facts.iter().flat_map(|f| &f.nics) {
+            self.nics.remove(&(nic.mac, mac));
+        }
         for other in &old.other_macs {
             if self.aliases.get(other) == Some(&mac) {
                 self.aliases.remove(other);

@@ -15,6 +15,7 @@
 //! | boot files | `files` |
 //! | the per-machine script and its token | `script` |
 //! | reports and progress of a boot | `report` |
+//! | what a machine is made of | `facts` |
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
@@ -28,6 +29,7 @@ mod attempts;
 mod clock;
 mod command;
 mod explain;
+mod facts;
 mod fallback;
 mod files;
 mod flat;

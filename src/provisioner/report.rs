@@ -139,6 +139,11 @@ fn accepts(attempt: &BootAttempt, report: &Report, now: Millis) -> Result<(), Re
         }
         Report::Stage { .. } | Report::Failed { .. } => {}
     }
+    alive(attempt, now)
+}
+
+/// A token is good for its boot, while that goes on.
+pub(super) fn alive(attempt: &BootAttempt, now: Millis) -> Result<(), ReportError> {
     let given = attempt.stages.iter().find(|s| s.stage == Stage::Script).map_or(now, |s| s.at);
     match attempt.verdict {
         Verdict::Healthy => Err(ReportError::DeadToken("reported healthy")),

@@ -38,7 +38,7 @@ impl Provisioner {
             mac,
             kind: ClientKind::Ipxe(IpxeFeatures { http: true, efi: query.platform == "efi", ours: false }),
             arch: firmware(&query),
-            uuid: None,
+            uuid: query.uuid(),
             hostname: None,
         };
         // A kernel that was not looked at yet is hashed before the lock, not under it.

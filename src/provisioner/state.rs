@@ -17,7 +17,7 @@ use crate::{
     dhcp,
     model::{
         Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, FailingImage,
-        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage,
+        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage, facts::MAX_NICS,
     },
     netboot::ServerAddr,
     store::ImageStore,
@@ -139,6 +139,9 @@ impl State {
     /// DHCP makes no machine appear.
     pub fn seen(&mut self, client: &BootClient, now: Millis, fx: &mut Effects) {
         let boots = !matches!(client.kind, ClientKind::Other);
+        if boots {
+            self.recognise(client, fx);
+        }
         let known = self.machines.is_known(client.mac);
         let (mut machine, new) = match self.machines.get(client.mac) {
             Some(machine) => (machine.clone(), false),
@@ -174,6 +177,20 @@ impl State {
                 self.attempts.forget(gone);
             }
         }
+    }
+
+    /// A NIC that nobody on record has becomes one of the machine's that said so, where what boots by it has
+    /// that machine's UUID. Both must say so: a machine can't claim the NIC of another one, which has another
+    /// UUID, and a UUID alone is what whole series of boards share.
+    fn recognise(&mut self, client: &BootClient, fx: &mut Effects) {
+        let Some(uuid) = client.uuid.filter(|_| !self.machines.is_known(client.mac)) else { return };
+        let found = self.machines.with_nic(client.mac, &uuid);
+        let Some(mut machine) = found.filter(|m| m.other_macs.len() < MAX_NICS).cloned() else { return };
+        tracing::info!(machine = %machine.mac, nic = %client.mac, "a machine boots by another of its NICs");
+        fx.changes.extend(self.attempts.forget(client.mac));
+        machine.other_macs.push(client.mac);
+        machine.other_macs.sort_unstable();
+        self.put(machine, fx);
     }
 
     /// Changes a machine on record, in memory and for the store.
@@ -343,9 +360,8 @@ impl State {
         set(&mut machine.serial, &query.serial);
         set(&mut machine.product, &format!("{} {}", query.manufacturer, query.product));
         // It reads SMBIOS itself, where DHCP's option 97 is in this or that order of bytes.
-        let hex: String = query.uuid.chars().filter(char::is_ascii_hexdigit).collect();
-        if hex.len() == 32 {
-            machine.uuid = Some(hex.to_ascii_lowercase());
+        if let Some(uuid) = query.uuid() {
+            machine.uuid = Some(uuid.iter().map(|b| format!("{b:02x}")).collect());
         }
     }
 }

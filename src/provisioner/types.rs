@@ -127,6 +127,16 @@ pub struct ScriptQuery {
     pub buildarch: String,
 }
 
+impl ScriptQuery {
+    /// The UUID, unless it says that there is none (SMBIOS 7.2.1: all zeros or all ones).
+    pub fn uuid(&self) -> Option<[u8; 16]> {
+        let hex: String = self.uuid.chars().filter(|c| *c != '-').collect();
+        let digits = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        let uuid = u128::from_str_radix(&hex, 16).ok().filter(|_| digits)?.to_be_bytes();
+        Some(uuid).filter(|u| *u != [0; 16] && *u != [0xff; 16])
+    }
+}
+
 /// What a booting machine says, as JSON: `{"stage":"rootfs","detail":"…"}` or `{"failed":"…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

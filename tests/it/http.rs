@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pristine::{
     httpd::{Machines, Pace, Server, Settings},
     lab::process::{output_within, tethered},
-    model::{Arch, AttemptId, Digest, Manifest},
+    model::{Arch, AttemptId, Digest, Facts, Manifest},
     netboot::ServerAddr,
     provisioner::{FileAnswer, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
     store::ImageStore,
@@ -49,6 +49,7 @@ enum Told {
     Blob(AttemptId, Digest, bool),
     File(String, TransferOutcome),
     Report(Report),
+    Facts(Box<Facts>),
 }
 
 /// Stands in for the provisioner, and tells what it is told.
@@ -96,6 +97,16 @@ impl Machines for Stand {
                 Ok(())
             }
             _ => Err(ReportError::UnknownToken),
+        }
+    }
+
+    async fn facts(&self, token: &str, facts: Facts) -> Result<(), ReportError> {
+        match token {
+            "good" => {
+                let _ = self.0.send(Told::Facts(Box::new(facts)));
+                Ok(())
+            }
+            _ => Err(ReportError::DeadToken("failed")),
         }
     }
 }
@@ -485,6 +496,28 @@ fn reports_need_a_token_and_sense_and_are_bounded() {
     }
     drop(stream);
     let _ = writing.join();
+}
+
+#[test]
+fn facts_need_a_token_and_are_bounded_and_what_is_not_known_is_passed_over() {
+    let served = serve();
+    let url = served.url("/boot/facts");
+    let post = |token: &str, body: &str| {
+        fs::write(served.folder.0.join("body"), body).unwrap();
+        let auth = format!("Authorization: Bearer {token}");
+        served.text(&["-o", "got", "-w", "%{http_code}", "-H", &auth, "--data-binary", "@body", &url])
+    };
+    assert_eq!(post("good", r#"{"vendor":"A","colour":"red","cpu":{"cores":2,"threads":4}}"#), "204");
+    match served.told() {
+        Told::Facts(facts) => {
+            assert_eq!((facts.vendor.as_deref(), facts.cpu.unwrap().threads), (Some("A"), 4))
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(post("dead", "{}"), "401");
+    assert_eq!(served.text(&["-o", "got", "-w", "%{http_code}", "-d", "{}", &url]), "401");
+    assert_eq!(post("good", r#"{"nics":[{"mac":"nonsense"}]}"#), "400");
+    assert_eq!(post("good", &format!(r#"{{"vendor":"{}"}}"#, "x".repeat(200_000))), "413");
 }
 
 #[test]

@@ -57,6 +57,15 @@ impl Modules {
     /// Loads drivers for devices that were not there at the last look. Loading a bus's driver makes
     /// more appear, so it looks until nothing is new.
     pub fn load_for_devices(&mut self) {
+        self.load_those(modules::is_needed_to_boot);
+    }
+
+    /// The same for disks, which a boot from memory does without.
+    pub fn load_for_disks(&mut self) {
+        self.load_those(modules::is_of_a_disk);
+    }
+
+    fn load_those(&mut self, wanted: fn(&str) -> bool) {
         loop {
             let new: Vec<String> =
                 device_aliases().into_iter().filter(|a| self.seen_aliases.insert(a.clone())).collect();
@@ -64,7 +73,7 @@ impl Modules {
                 return;
             }
             for name in new.iter().flat_map(|alias| self.index.matching(alias)).collect::<BTreeSet<_>>() {
-                if self.index.file(&name).is_some_and(modules::is_needed_to_boot) {
+                if self.index.file(&name).is_some_and(wanted) {
                     self.load(&name);
                 }
             }

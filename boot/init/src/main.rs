@@ -2,8 +2,9 @@
 //! block, mounts it and becomes its init. What can't be proven is never run, and there is no shell:
 //! a boot that can't go on says why on every console and to the service, waits, and restarts.
 //!
-//! The same file is `agent healthy` in the running image (see [`report`]) and the kernel's module
-//! loader while it is in the initramfs (see [`devices::as_modprobe`]).
+//! The same file is `agent healthy` in the running image (see [`report`]), the kernel's module loader
+//! while it is in the initramfs (see [`devices::as_modprobe`]), and there tells the service what the machine
+//! is made of (see [`facts`]).
 
 mod assignment;
 mod cmdline;
@@ -11,9 +12,12 @@ mod console;
 mod devices;
 mod dhcp;
 mod digest;
+mod disks;
+mod facts;
 mod failure;
 mod fetch;
 mod http;
+mod lldp;
 mod manifest;
 mod modules;
 mod net;
@@ -46,6 +50,16 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        [facts::ARGUMENT] => {
+            let text = std::io::read_to_string(std::io::stdin()).unwrap_or_default();
+            match serde_json::from_str(&text) {
+                Ok(reporter) => {
+                    facts::tell(&reporter);
+                    ExitCode::SUCCESS
+                }
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
         ["-q", "--", module] if devices::as_modprobe(module) => ExitCode::SUCCESS,
         ["-q", "--", _] => ExitCode::FAILURE,
         _ => {
@@ -124,6 +138,8 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     say(format!("{} has {}, the server is http://{}", network.interface, lease.addr, boot.server));
     reporter.stage("network", Some(&format!("{} {}", network.interface, lease.addr)));
 
+    let teller = facts::Teller::start(reporter, &network.interface);
+
     let path = format!("/blobs/{}?boot={}", boot.image, boot.attempt);
     let bytes = fetch::whole(boot.server, &path, None, manifest::MAX_MANIFEST, "the image's manifest")?;
     let (tag, rootfs) = manifest::read(&bytes, boot.image)?;
@@ -145,6 +161,7 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     if let Err(failure) = reporter.leave_agent() {
         say(format!("{failure} (the boot goes on; the image can't report healthy)"));
     }
+    teller.stop();
     say(format!("over to {init} of {tag}"));
     reporter.stage("switch_root", Some(&init));
     let _ = fs::write("/proc/sys/kernel/panic", panic_was.trim());

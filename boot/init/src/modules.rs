@@ -92,6 +92,21 @@ pub fn is_needed_to_boot(file: &str) -> bool {
     PARTS.iter().any(|part| file.starts_with(part)) && !file.starts_with("drivers/net/wireless/")
 }
 
+/// Drivers of disks and of what they hang on.
+pub fn is_of_a_disk(file: &str) -> bool {
+    const PARTS: &[&str] = &[
+        "drivers/nvme/host/",
+        "drivers/ata/",
+        "drivers/scsi/",
+        "drivers/message/fusion/",
+        "drivers/block/virtio_blk",
+        "drivers/virtio/",
+        "drivers/pci/",
+    ];
+    let file = file.strip_prefix("kernel/").unwrap_or(file);
+    PARTS.iter().any(|part| file.starts_with(part))
+}
+
 /// Shell pattern as depmod writes it: `*`, `?` and `[…]`.
 fn fits(pattern: &[u8], text: &[u8]) -> bool {
     // Where to go on after a mismatch: behind the latest star, one byte further in the text.
@@ -198,6 +213,11 @@ mod tests {
         assert!(!is_needed_to_boot("kernel/drivers/net/wireless/ath/ath.ko"));
         assert!(!is_needed_to_boot("kernel/sound/pci/snd-hda-intel.ko"));
         assert!(!is_needed_to_boot("kernel/drivers/gpu/drm/bochs.ko"));
+        assert!(
+            is_of_a_disk("kernel/drivers/block/virtio_blk.ko")
+                && !is_needed_to_boot("drivers/nvme/host/nvme.ko")
+        );
+        assert!(!is_of_a_disk("kernel/drivers/block/drbd/drbd.ko"));
     }
 
     #[test]

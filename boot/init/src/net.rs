@@ -48,7 +48,7 @@ pub fn bring_up(modules: &mut Modules, mac: Option<[u8; 6]>) -> Result<Network> 
 }
 
 /// NICs by name and MAC; none of the virtual kinds (loopback, tunnels), which have no device.
-fn nics() -> Vec<(String, [u8; 6])> {
+pub fn nics() -> Vec<(String, [u8; 6])> {
     let mut out: Vec<_> = fs::read_dir("/sys/class/net")
         .into_iter()
         .flatten()
@@ -68,13 +68,34 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     bytes?.try_into().ok()
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+/// As in `52:54:00:12:34:56`.
+pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
 
-fn has_link(interface: &str) -> bool {
+/// Whether there is something at the other end of the cable.
+pub fn has_link(interface: &str) -> bool {
     let file = Path::new("/sys/class/net").join(interface).join("carrier");
     fs::read_to_string(file).is_ok_and(|c| c.trim() == "1")
+}
+
+/// Turns all NICs on, so that they tell of their links; their names and the kernel's numbers.
+pub fn wake() -> Vec<(String, u32)> {
+    let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { return Vec::new() };
+    let on = |(name, _): (String, _)| {
+        sys::set_up(&socket, &name).ok()?;
+        let index = fs::read_to_string(Path::new("/sys/class/net").join(&name).join("ifindex")).ok()?;
+        Some((name, index.trim().parse().ok()?))
+    };
+    nics().into_iter().filter_map(on).collect()
+}
+
+/// Turns all NICs off but this one.
+pub fn rest(except: &str) {
+    let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { return };
+    for (name, _) in nics().into_iter().filter(|(name, _)| name != except) {
+        let _ = sys::set_down(&socket, &name);
+    }
 }
 
 fn find_nic(socket: &UdpSocket, modules: &mut Modules, wanted: Option<[u8; 6]>) -> Result<(String, [u8; 6])> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::{fs, io::Write, net::SocketAddrV4, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
 const PATH: &str = "/boot/report";
+const FACTS: &str = "/boot/facts";
 const LIMITS: Limits = Limits { connect: Duration::from_secs(2), idle: Duration::from_secs(3) };
 /// Where the running image finds what it needs to say that it is healthy.
 const BOOT_FILE: &str = "/run/pristine/boot.json";
@@ -41,23 +42,28 @@ struct Failed<'a> {
 impl Reporter {
     /// A step was reached.
     pub fn stage(&self, stage: &str, detail: Option<&str>) {
-        if let Err(why) = self.send(&Stage { stage, detail }, 3) {
+        if let Err(why) = self.send(PATH, &Stage { stage, detail }, 3) {
             say(format!("could not report {stage}: {why} (the boot goes on)"));
         }
     }
 
     /// The boot can't go on.
     pub fn failed(&self, reason: &str) {
-        if let Err(why) = self.send(&Failed { failed: reason }, 4) {
+        if let Err(why) = self.send(PATH, &Failed { failed: reason }, 4) {
             say(format!("could not report this: {why}"));
         }
     }
 
-    fn send(&self, body: &impl Serialize, tries: u32) -> std::result::Result<(), String> {
+    /// What the machine is made of.
+    pub fn facts(&self, facts: &impl Serialize) -> std::result::Result<(), String> {
+        self.send(FACTS, facts, 3)
+    }
+
+    fn send(&self, path: &str, body: &impl Serialize, tries: u32) -> std::result::Result<(), String> {
         let body = serde_json::to_string(body).map_err(|e| e.to_string())?;
         let mut why = String::new();
         for nth in 1..=tries {
-            match http::post(self.server, PATH, &self.token, &body, LIMITS) {
+            match http::post(self.server, path, &self.token, &body, LIMITS) {
                 Ok(200..=299) => return Ok(()),
                 // The service knows better (another boot has begun, or the token is used up).
                 Ok(status @ (400..=407 | 409..=424 | 426..=428)) => {
@@ -103,7 +109,7 @@ impl Reporter {
 pub fn report_healthy() -> Result<()> {
     let text = fs::read(BOOT_FILE).doing(format!("read {BOOT_FILE}"))?;
     let reporter: Reporter = serde_json::from_slice(&text).doing(format!("read {BOOT_FILE}"))?;
-    match reporter.send(&Stage { stage: "healthy", detail: None }, 40) {
+    match reporter.send(PATH, &Stage { stage: "healthy", detail: None }, 40) {
         Ok(()) => Ok(()),
         Err(why) => failed(format!("could not report healthy to http://{}: {why}", reporter.server)),
     }

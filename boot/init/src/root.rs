@@ -29,7 +29,7 @@ const WRITABLE: &str = "/writable";
 const SPARE: u64 = 48 << 20;
 
 /// Available memory in bytes (/proc/meminfo).
-fn memory(field: &str) -> Option<u64> {
+pub fn memory(field: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

@@ -6,7 +6,7 @@ use std::{
     ffi::CString,
     io,
     net::Ipv4Addr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
 };
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -23,6 +23,44 @@ pub fn bind_to_device(socket: impl AsFd, interface: &str) -> io::Result<()> {
         libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_ptr().cast(), len)
     })
     .map(drop)
+}
+
+/// A socket (packet(7)) that gives the data of LLDP frames which come in by the interface of this index, and
+/// does not wait for them.
+pub fn lldp_socket(index: u32) -> io::Result<OwnedFd> {
+    const LLDP: u16 = 0x88cc;
+    /// The nearest bridge: no switch hands it on (IEEE 802.1AB, 7.1).
+    const GROUP: [u8; 8] = [0x01, 0x80, 0xc2, 0, 0, 0x0e, 0, 0];
+    let index = libc::c_int::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket(2) takes numbers only.
+    let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(LLDP.to_be())) })?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let at = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: LLDP.to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let len = |n: usize| n as libc::socklen_t;
+    // SAFETY: `at` is a sockaddr_ll of the length that is given; the kernel only reads it.
+    check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&at).cast(), len(size_of_val(&at))) })?;
+    let member = libc::packet_mreq {
+        mr_ifindex: index,
+        mr_type: libc::PACKET_MR_MULTICAST as u16,
+        mr_alen: 6,
+        mr_address: GROUP,
+    };
+    let (option, value) = (libc::PACKET_ADD_MEMBERSHIP, std::ptr::from_ref(&member).cast());
+    // SAFETY: `member` is a packet_mreq of the length that is given; the kernel only reads it.
+    check(unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, option, value, len(size_of_val(&member)))
+    })?;
+    Ok(fd)
 }
 
 /// `struct ifreq` (netdevice(7)): name, then a union of 24 bytes.
@@ -64,10 +102,21 @@ fn sockaddr(addr: Ipv4Addr) -> [u8; 16] {
 
 /// Sets IFF_UP, leaving other flags.
 pub fn set_up(socket: impl AsFd, interface: &str) -> io::Result<()> {
+    let up = libc::IFF_UP as u16;
+    change_flags(socket, interface, |flags| flags | up)
+}
+
+/// Takes IFF_UP away, leaving other flags.
+pub fn set_down(socket: impl AsFd, interface: &str) -> io::Result<()> {
+    let up = libc::IFF_UP as u16;
+    change_flags(socket, interface, |flags| flags & !up)
+}
+
+fn change_flags(socket: impl AsFd, interface: &str, change: impl Fn(u16) -> u16) -> io::Result<()> {
     let mut request = Ifreq::new(interface)?;
     request.call(&socket, libc::SIOCGIFFLAGS as libc::Ioctl)?;
     let [low, high, ..] = request.union;
-    let flags = u16::from_ne_bytes([low, high]) | libc::IFF_UP as u16;
+    let flags = change(u16::from_ne_bytes([low, high]));
     Ifreq::new(interface)?.put(&flags.to_ne_bytes()).call(&socket, libc::SIOCSIFFLAGS as libc::Ioctl)
 }
 

@@ -1,0 +1,103 @@
+//! What machines say in their boots, each request with its boot's token.
+
+use super::{
+    Machines,
+    router::{App, Conn, plain},
+};
+use crate::provisioner::ReportError;
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use http_body_util::{BodyExt as _, Limited};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use tokio::time::{Instant, timeout};
+
+/// Longest report, in bytes.
+const MAX_REPORT: usize = 4096;
+/// Longest facts, in bytes: some hundred disks.
+const MAX_FACTS: usize = 128 << 10;
+
+/// `POST /boot/report`: a stage that the machine reached.
+pub(super) async fn report<M: Machines>(
+    State(app): State<Arc<App<M>>>,
+    Extension(conn): Extension<Conn>,
+    request: Request,
+) -> Response {
+    let how = r#"{"stage":"init|network|rootfs|verified|switch_root|healthy","detail":"..."} or {"failed":"reason"}"#;
+    match said(&app, &conn, request, MAX_REPORT, how).await {
+        Ok((token, report)) => taken(&conn, app.machines.report(&token, report).await),
+        Err(refusal) => refusal,
+    }
+}
+
+/// `POST /boot/facts`: what the machine is made of.
+pub(super) async fn facts<M: Machines>(
+    State(app): State<Arc<App<M>>>,
+    Extension(conn): Extension<Conn>,
+    request: Request,
+) -> Response {
+    match said(&app, &conn, request, MAX_FACTS, "facts as docs/boot-on-the-wire.md shows them").await {
+        Ok((token, facts)) => taken(&conn, app.machines.facts(&token, facts).await),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The token and the body of a request, within its bounds; or the answer that says what is wrong.
+async fn said<M: Machines, T: DeserializeOwned>(
+    app: &App<M>,
+    conn: &Conn,
+    request: Request,
+    most: usize,
+    how: &str,
+) -> Result<(String, T), Response> {
+    if !app.reports.allows(conn.peer, Instant::now()) {
+        let mut response = plain(StatusCode::TOO_MANY_REQUESTS, "too many reports: wait a second\n");
+        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        return Err(response);
+    }
+    let Some(token) = bearer(request.headers()).map(str::to_owned) else {
+        let mut response =
+            plain(StatusCode::UNAUTHORIZED, "Authorization: Bearer <token of this boot> is needed\n");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        return Err(response);
+    };
+    let body = Limited::new(request.into_body(), most);
+    let bytes = match timeout(app.body_time, body.collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, format!("this has at most {most} bytes\n")));
+        }
+        Ok(Err(error)) => return Err(plain(StatusCode::BAD_REQUEST, format!("it broke off: {error}\n"))),
+        Err(_) => return Err(plain(StatusCode::REQUEST_TIMEOUT, "it came too slowly\n")),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(body) => Ok((token, body)),
+        Err(error) => {
+            Err(plain(StatusCode::BAD_REQUEST, format!("this can't be understood ({error}): send {how}\n")))
+        }
+    }
+}
+
+fn taken(conn: &Conn, outcome: Result<(), ReportError>) -> Response {
+    let Err(error) = outcome else { return StatusCode::NO_CONTENT.into_response() };
+    let status = match &error {
+        ReportError::UnknownToken | ReportError::DeadToken(_) => StatusCode::UNAUTHORIZED,
+        ReportError::Already => StatusCode::CONFLICT,
+        ReportError::NotReportable(_) => StatusCode::BAD_REQUEST,
+        ReportError::NotSaved(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    tracing::debug!(peer = %conn.peer, %error, "refused what a machine reports");
+    plain(status, format!("{error}\n"))
+}
+
+/// The token of `Authorization: Bearer <token>`; at most 256 bytes.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    let fits = scheme.eq_ignore_ascii_case("bearer") && (1..=256).contains(&token.len());
+    fits.then_some(token)
+}
