@@ -7,12 +7,14 @@ pub use push::{PushError, Pushed};
 use crate::{
     model::{
         BootAttempt, Lease, Machine, Secret,
+        audit::{AuditEntry, LogHead, LogVerified},
         wire::{
-            API_PREFIX, Assign, Assigned, ErrorBody, ImageView, RolloutOrder, RolloutView, RuleView,
-            SecretView, SetRule, StartRollout, Status,
+            API_PREFIX, Assign, Assigned, ErrorBody, ImageView, MESSAGE_HEADER, OPERATOR_HEADER,
+            RolloutOrder, RolloutView, RuleView, SecretView, SetRule, StartRollout, Status,
         },
     },
     provisioner::{Explanation, MachinePatch},
+    store::db::LogQuery,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -24,6 +26,8 @@ use ureq::http;
 
 /// Longest wait for a whole answer; a pin waits for the disk.
 const ANSWER: Duration = Duration::from_secs(60);
+/// The same where the service has much to do.
+const LONG_ANSWER: Duration = Duration::from_secs(600);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Largest answer that is read: some hundred thousand machines.
 const MAX_ANSWER: u64 = 512 << 20;
@@ -61,6 +65,9 @@ pub enum ClientError {
     /// The URL is none.
     #[error("`{0}` can't be the URL of the API: write http://127.0.0.1:8081")]
     BadUrl(String),
+    /// A name or a message that can't be sent.
+    #[error("what is to be said in {0} has characters that can't be sent")]
+    BadName(&'static str),
     /// The service said no.
     #[error("{}", words(.body))]
     Refused {
@@ -97,6 +104,8 @@ pub struct Client {
     agent: ureq::Agent,
     base: String,
     token: String,
+    /// Headers that say in whose name, and why, something is changed.
+    named: Vec<(&'static str, String)>,
 }
 
 /// How long an answer may take.
@@ -130,7 +139,14 @@ impl Client {
             .timeout_connect(Some(CONNECT))
             .build()
             .new_agent();
-        Ok(Client { agent, base, token: token.to_owned() })
+        Ok(Client { agent, base, token: token.to_owned(), named: Vec::new() })
+    }
+
+    /// The same client; what it changes is told to be done by `operator` (a claim, nothing more), and why.
+    pub fn in_name_of(self, operator: Option<String>, why: Option<String>) -> Client {
+        let named = [(OPERATOR_HEADER, operator), (MESSAGE_HEADER, why)];
+        let named = named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        Client { named, ..self }
     }
 
     /// Every machine, or those that a selector picks.
@@ -262,6 +278,29 @@ impl Client {
         self.get(&format!("/boots/{}", part(id)))
     }
 
+    /// Records of the audit log, of one machine or of all. What `query` says of a machine is not looked at.
+    pub fn log(&self, machine: Option<&str>, query: &LogQuery) -> Reply<Vec<AuditEntry>> {
+        let mut path = format!("/log?limit={}", query.limit);
+        let mut add = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                path.push_str(&format!("&{key}={value}"));
+            }
+        };
+        add("machine", machine.map(|key| part(key).replace('+', "%2B")));
+        add("since", query.since.map(|n| n.to_string()));
+        add("before", query.before.map(|n| n.to_string()));
+        add("after", query.after.map(|n| n.to_string()));
+        self.get(&path)
+    }
+
+    /// Has the service walk along its whole audit log; `noted` is an end of it that was noted before.
+    pub fn verify_log(&self, noted: Option<LogHead>) -> Reply<LogVerified> {
+        let query = noted.map_or_else(String::new, |head| format!("?head={head}"));
+        let wait = Wait::Whole(LONG_ANSWER);
+        let bytes = self.read(self.request("GET", &format!("/log/verify{query}"), None, wait)?)?;
+        serde_json::from_slice(&bytes).map_err(|e| broken(&self.base, e))
+    }
+
     /// Every lease.
     pub fn leases(&self) -> Reply<Vec<Lease>> {
         self.get("/leases")
@@ -352,7 +391,12 @@ impl Client {
         body: Option<Vec<u8>>,
         wait: Wait,
     ) -> Reply<http::Response<ureq::Body>> {
-        let request = http::Request::builder()
+        let mut request = http::Request::builder();
+        for (name, value) in &self.named {
+            let value = http::HeaderValue::from_bytes(value.as_bytes());
+            request = request.header(*name, value.map_err(|_| ClientError::BadName(name))?);
+        }
+        let request = request
             .method(method)
             .uri(format!("{}{API_PREFIX}{path}", self.base))
             .header("authorization", format!("Bearer {}", self.token))

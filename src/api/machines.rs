@@ -1,6 +1,6 @@
 //! Machines and their pins.
 
-use super::{Refusal, router::Api};
+use super::{Refusal, by::Ordered, router::Api};
 use crate::{
     model::{BootAttempt, Machine, wire::Assign},
     provisioner::{Explanation, MachinePatch},
@@ -37,32 +37,38 @@ pub async fn show(State(api): State<Api>, Path(key): Path<String>) -> Result<Jso
 }
 
 pub async fn change(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Path(key): Path<String>,
     Body(patch): Body<MachinePatch>,
 ) -> Result<Json<Machine>, Refusal> {
-    Ok(Json(api.provisioner().set_machine(&key, patch).await?))
+    Ok(Json(provisioner.set_machine(&key, patch).await?))
 }
 
-pub async fn forget(State(api): State<Api>, Path(key): Path<String>) -> Result<StatusCode, Refusal> {
-    api.provisioner().forget(&key).await?;
+pub async fn forget(Ordered(provisioner): Ordered, Path(key): Path<String>) -> Result<StatusCode, Refusal> {
+    provisioner.forget(&key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub async fn pin(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Path(key): Path<String>,
     Body(assign): Body<Assign>,
 ) -> Result<Json<Explanation>, Refusal> {
-    Ok(Json(api.provisioner().pin(&key, &assign.target).await?))
+    Ok(Json(provisioner.pin(&key, &assign.target).await?))
 }
 
-pub async fn unpin(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Explanation>, Refusal> {
-    Ok(Json(api.provisioner().unpin(&key).await?))
+pub async fn unpin(
+    Ordered(provisioner): Ordered,
+    Path(key): Path<String>,
+) -> Result<Json<Explanation>, Refusal> {
+    Ok(Json(provisioner.unpin(&key).await?))
 }
 
-pub async fn retry(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Explanation>, Refusal> {
-    Ok(Json(api.provisioner().retry(&key).await?))
+pub async fn retry(
+    Ordered(provisioner): Ordered,
+    Path(key): Path<String>,
+) -> Result<Json<Explanation>, Refusal> {
+    Ok(Json(provisioner.retry(&key).await?))
 }
 
 pub async fn explain(State(api): State<Api>, Path(key): Path<String>) -> Result<Json<Explanation>, Refusal> {

@@ -4,7 +4,8 @@
 //! | file | idea |
 //! |---|---|
 //! | `router` | every route there is |
-//! | `machines`, `boots`, `site`, `secrets` | what they do |
+//! | `machines`, `boots`, `site`, `secrets`, `log`, … | what they do |
+//! | `by` | in whose name something is changed |
 //! | `watch` | the live stream |
 //! | `auth`, `token` | who may ask |
 //! | `refusal` | how a no looks |
@@ -12,6 +13,8 @@
 
 mod auth;
 mod boots;
+mod by;
+mod log;
 mod machines;
 mod refusal;
 mod rollouts;

@@ -1,6 +1,6 @@
 //! Rollouts.
 
-use super::{Refusal, machines::Body, router::Api};
+use super::{Refusal, by::Ordered, machines::Body, router::Api};
 use crate::model::wire::{RolloutOrder, RolloutView, StartRollout};
 use axum::{
     Json,
@@ -13,10 +13,10 @@ pub async fn list(State(api): State<Api>) -> Json<Vec<RolloutView>> {
 }
 
 pub async fn start(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Body(order): Body<StartRollout>,
 ) -> Result<(StatusCode, Json<RolloutView>), Refusal> {
-    Ok((StatusCode::CREATED, Json(api.provisioner().start_rollout(order).await?)))
+    Ok((StatusCode::CREATED, Json(provisioner.start_rollout(order).await?)))
 }
 
 pub async fn show(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<RolloutView>, Refusal> {
@@ -24,14 +24,14 @@ pub async fn show(State(api): State<Api>, Path(name): Path<String>) -> Result<Js
 }
 
 pub async fn order(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Path(name): Path<String>,
     Body(order): Body<RolloutOrder>,
 ) -> Result<Json<RolloutView>, Refusal> {
-    Ok(Json(api.provisioner().order_rollout(&name, order).await?))
+    Ok(Json(provisioner.order_rollout(&name, order).await?))
 }
 
-pub async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
-    api.provisioner().remove_rollout(&name).await?;
+pub async fn remove(Ordered(provisioner): Ordered, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    provisioner.remove_rollout(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,11 +1,17 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, machines, rollouts, rules, secrets, server::Counters, site,
-    uploads, watch,
+    Refusal, Token, auth, auth::BadTokens, boots, log, machines, rollouts, rules, secrets, server::Counters,
+    site, uploads, watch,
 };
 use crate::{
-    image::transfer::uploads::Uploads, model::wire::Alarm, provisioner::Provisioner, store::ImageStore,
+    image::transfer::uploads::Uploads,
+    model::{
+        audit::{By, Who},
+        wire::Alarm,
+    },
+    provisioner::Provisioner,
+    store::ImageStore,
 };
 use axum::{
     Router,
@@ -45,6 +51,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/secrets"),
     ("PUT", "/api/v1/secrets/{secret}"),
     ("DELETE", "/api/v1/secrets/{secret}"),
+    ("GET", "/api/v1/log"),
+    ("GET", "/api/v1/log/verify"),
     ("GET", "/api/v1/leases"),
     ("GET", "/api/v1/images"),
     ("GET", "/api/v1/images/{image}"),
@@ -58,6 +66,8 @@ pub const ROUTES: &[(&str, &str)] = &[
 pub const MAX_BODY: usize = 64 * 1024;
 /// Longest a request may take, its body included; a live stream only has to begin by then.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Longest walk along the audit log.
+pub const LONGEST_VERIFY: Duration = Duration::from_secs(600);
 
 /// What the other parts tell, as the moment finds them.
 #[derive(Clone, Debug, Default)]
@@ -98,8 +108,10 @@ impl Api {
         others: AskOthers,
         shutdown: tokio::sync::watch::Receiver<bool>,
     ) -> Api {
+        // Who it is in particular is said by each request, see `by`.
+        let operator = By { who: Who::Operator, ..By::default() };
         Api(Arc::new(Inner {
-            provisioner,
+            provisioner: provisioner.by(operator),
             uploads: Uploads::new(images.clone()),
             upload_places: tokio::sync::Semaphore::new(uploads::AT_ONCE),
             images,
@@ -175,6 +187,8 @@ pub fn router(api: Api) -> Router {
         .route("/rollouts/{rollout}", rollout)
         .route("/secrets", get(secrets::list))
         .route("/secrets/{secret}", axum::routing::put(secrets::set).delete(secrets::remove))
+        .route("/log", get(log::list))
+        .route("/log/verify", get(log::verify))
         .route("/leases", get(site::leases))
         .route("/images", get(site::images))
         .route("/images/{image}", get(site::image))
@@ -207,6 +221,9 @@ async fn no_method(request: Request) -> Refusal {
 
 /// How long a request may take.
 fn longest(path: &str) -> Duration {
+    if path == "/api/v1/log/verify" {
+        return LONGEST_VERIFY;
+    }
     match path.strip_prefix("/api/v1/uploads") {
         Some(rest) if rest.ends_with("/commit") => uploads::LONGEST_COMMIT,
         Some(_) => uploads::LONGEST_BODY,

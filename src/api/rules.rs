@@ -1,6 +1,6 @@
 //! Selector rules.
 
-use super::{Refusal, machines::Body, router::Api};
+use super::{Refusal, by::Ordered, machines::Body, router::Api};
 use crate::model::wire::{RuleView, SetRule};
 use axum::{
     Json,
@@ -13,14 +13,14 @@ pub async fn list(State(api): State<Api>) -> Json<Vec<RuleView>> {
 }
 
 pub async fn set(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Path(name): Path<String>,
     Body(rule): Body<SetRule>,
 ) -> Result<Json<RuleView>, Refusal> {
-    Ok(Json(api.provisioner().set_rule(&name, &rule.selector, &rule.target).await?))
+    Ok(Json(provisioner.set_rule(&name, &rule.selector, &rule.target).await?))
 }
 
-pub async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
-    api.provisioner().remove_rule(&name).await?;
+pub async fn remove(Ordered(provisioner): Ordered, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    provisioner.remove_rule(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,6 +1,6 @@
 //! What is of the whole site: default, leases, images, status.
 
-use super::{Refusal, machines::Body, router::Api};
+use super::{Refusal, by::Ordered, machines::Body, router::Api};
 use crate::{
     model::{
         Lease,
@@ -21,15 +21,15 @@ pub async fn default(State(api): State<Api>) -> Json<Assigned> {
 }
 
 pub async fn set_default(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Body(assign): Body<Assign>,
 ) -> Result<Json<Assigned>, Refusal> {
-    let pinned = api.provisioner().set_default(Some(&assign.target)).await?;
+    let pinned = provisioner.set_default(Some(&assign.target)).await?;
     Ok(Json(pinned.map_or_else(Assigned::default, |p| Assigned { target: Some(p.target), image: p.image })))
 }
 
-pub async fn clear_default(State(api): State<Api>) -> Result<StatusCode, Refusal> {
-    api.provisioner().set_default(None).await?;
+pub async fn clear_default(Ordered(provisioner): Ordered) -> Result<StatusCode, Refusal> {
+    provisioner.set_default(None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,6 +1,6 @@
 //! `pristine machine`.
 
-use super::{Context, Failure, Outcome, context::print, facts, table::Table, text};
+use super::{Context, Failure, Outcome, context::print, facts, table::Table, text, why::Why};
 use crate::{
     model::{Mac, Machine},
     provisioner::MachinePatch,
@@ -28,6 +28,8 @@ pub enum Command {
     Forget {
         /// MAC or hostname
         machine: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -51,13 +53,15 @@ pub struct Set {
     /// Another MAC that is the same machine; repeatable, replaces those on record
     #[arg(long, value_name = "MAC")]
     other_mac: Vec<Mac>,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Command {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let client = context.client()?;
         match self {
             Command::List { select } => {
+                let client = context.client()?;
                 let machines = client.machines(select.as_deref())?;
                 if context.json {
                     return context.show(&machines, String::new);
@@ -69,16 +73,17 @@ impl Command {
                 }
             }
             Command::Show { machine } => {
+                let client = context.client()?;
                 let machine = client.machine(&machine)?;
                 context.show(&machine, || show(&machine, &text::Tags::fetch(&client), text::now()))
             }
             Command::Set(set) => {
                 let patch = set.patch()?;
-                let machine = client.set_machine(&set.machine, &patch)?;
+                let machine = set.why.client(context)?.set_machine(&set.machine, &patch)?;
                 context.show(&machine, || format!("{} is set\n", machine.name()))
             }
-            Command::Forget { machine } => {
-                client.forget(&machine)?;
+            Command::Forget { machine, why } => {
+                why.client(context)?.forget(&machine)?;
                 context.show(&serde_json::json!({ "forgotten": machine }), || {
                     format!("{machine} is forgotten\n")
                 })

@@ -15,6 +15,7 @@ mod image;
 mod key;
 mod lab;
 mod lease;
+mod log;
 mod machine;
 mod nbp;
 mod password;
@@ -27,6 +28,7 @@ mod status;
 pub mod table;
 pub mod text;
 mod watch;
+mod why;
 
 pub use context::Context;
 pub use failure::{Failure, Outcome};
@@ -98,6 +100,8 @@ enum Command {
     Boots(boots::Boots),
     /// Follow boots live, one line a step
     Watch(watch::Watch),
+    /// What changed of what machines boot: by whom, when, from what to what, and why
+    Log(log::Log),
     /// Addresses and who has them
     #[command(subcommand)]
     Lease(lease::Command),
@@ -136,6 +140,7 @@ impl Command {
             Command::Explain(c) => c.run(context),
             Command::Boots(c) => c.run(context),
             Command::Watch(c) => c.run(context),
+            Command::Log(c) => c.run(context),
             Command::Lease(c) => c.run(context),
             Command::Status(c) => c.run(context),
             Command::Image(c) => c.run(context),

@@ -1,6 +1,6 @@
 //! `pristine pin`, `pristine unpin`, `pristine default`: what machines boot.
 
-use super::{Context, Outcome, text};
+use super::{Context, Outcome, text, why::Why};
 use crate::{model::wire::Assigned, provisioner::Explanation};
 use clap::Args;
 
@@ -11,6 +11,8 @@ pub struct Pin {
     machine: String,
     /// name:version or a digest; or local (its own disk), ignore (not booted), discover (waits for an operator)
     image: String,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// Take a machine's pin away: it gets what the site's rules and default say again.
@@ -18,6 +20,8 @@ pub struct Pin {
 pub struct Unpin {
     /// MAC or hostname
     machine: String,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// Have a machine that fell back to its last good image try again what the rules say.
@@ -29,6 +33,8 @@ pub struct Retry {
     /// Every machine that this selector picks, as in 'rack=a1'
     #[arg(long, conflicts_with = "machine", value_name = "SELECTOR")]
     select: Option<String>,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// Show or set what machines boot that have no pin and that no rule picks.
@@ -39,11 +45,13 @@ pub struct Default {
     /// Have no default
     #[arg(long, conflicts_with = "image")]
     clear: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Pin {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let now = context.client()?.pin(&self.machine, &self.image)?;
+        let now = self.why.client(context)?.pin(&self.machine, &self.image)?;
         context.show(&now, || {
             let unseen = if now.seen { "" } else { "; it was not seen yet" };
             format!(
@@ -58,7 +66,7 @@ impl Pin {
 
 impl Retry {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let client = context.client()?;
+        let client = self.why.client(context)?;
         let keys = match (&self.machine, &self.select) {
             (Some(machine), _) => vec![machine.clone()],
             (None, select) => {
@@ -89,7 +97,7 @@ impl Retry {
 
 impl Unpin {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let now = context.client()?.unpin(&self.machine)?;
+        let now = self.why.client(context)?.unpin(&self.machine)?;
         context.show(&now, || {
             format!(
                 "{} has no pin any more: it gets {} from its next power-on\n{}",
@@ -111,7 +119,7 @@ fn doubt(now: &Explanation) -> String {
 
 impl Default {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let client = context.client()?;
+        let client = self.why.client(context)?;
         if self.clear {
             client.clear_default()?;
             return context.show(&Assigned::default(), || "there is no default any more\n".to_owned());

@@ -1,6 +1,6 @@
 //! `pristine rollout`: moving machines to another image in waves.
 
-use super::{Context, Outcome, table::Table, text};
+use super::{Context, Failure, Outcome, table::Table, text, why::Why};
 use crate::{
     dhcp::Seconds,
     fleet::window_words,
@@ -27,6 +27,8 @@ pub enum Command {
     Pause {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Go on with one that is paused or halted
     Resume {
@@ -35,26 +37,36 @@ pub enum Command {
         /// Machines that may fail from now on, with those that did
         #[arg(long, value_name = "N")]
         max_failed: Option<u32>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Begin the next wave now, whatever this one still waits for
     Promote {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// End it; what was moved stays moved
     Abort {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// End it, and give back what they had to all machines that it moved
     Rollback {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Remove one that is over: the machines that it moved boot what pins, rules and default say again
     Rm {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -97,41 +109,45 @@ pub struct Start {
     /// Wait for `pristine rollout promote` after each wave
     #[arg(long)]
     hold: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Command {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let client = context.client()?;
+        let order = |why: Why, name: &str, order| {
+            why.client(context)?.order_rollout(name, order).map_err(Failure::from)
+        };
         let view = match self {
             Command::List => {
-                let all = client.rollouts()?;
+                let all = context.client()?.rollouts()?;
                 return context.show(&all, || list(&all));
             }
-            Command::Rm { name } => {
-                client.remove_rollout(&name)?;
+            Command::Rm { name, why } => {
+                why.client(context)?.remove_rollout(&name)?;
                 let value = serde_json::json!({ "removed": name });
                 return context.show(&value, || {
                     format!("rollout {name} is removed; its machines boot what pins, rules and default say\n")
                 });
             }
-            Command::Start(start) => client.start_rollout(&start.order()?)?,
-            Command::Show { name } => client.rollout(&name)?,
-            Command::Pause { name } => client.order_rollout(&name, RolloutOrder::Pause)?,
-            Command::Resume { name, max_failed } => {
-                client.order_rollout(&name, RolloutOrder::Resume { max_failed })?
+            Command::Start(start) => start.why.client(context)?.start_rollout(&start.order()?)?,
+            Command::Show { name } => context.client()?.rollout(&name)?,
+            Command::Pause { name, why } => order(why, &name, RolloutOrder::Pause)?,
+            Command::Resume { name, max_failed, why } => {
+                order(why, &name, RolloutOrder::Resume { max_failed })?
             }
-            Command::Promote { name } => client.order_rollout(&name, RolloutOrder::Promote)?,
-            Command::Abort { name } => client.order_rollout(&name, RolloutOrder::Abort)?,
-            Command::Rollback { name } => client.order_rollout(&name, RolloutOrder::RollBack)?,
+            Command::Promote { name, why } => order(why, &name, RolloutOrder::Promote)?,
+            Command::Abort { name, why } => order(why, &name, RolloutOrder::Abort)?,
+            Command::Rollback { name, why } => order(why, &name, RolloutOrder::RollBack)?,
         };
         context.show(&view, || show(&view))
     }
 }
 
 impl Start {
-    fn order(self) -> Result<StartRollout, super::Failure> {
+    fn order(self) -> Result<StartRollout, Failure> {
         let seconds = |flag: &str, text: &str| {
-            text.parse::<Seconds>().map(|s| s.0).map_err(|e| super::Failure::Usage(format!("--{flag}: {e}")))
+            text.parse::<Seconds>().map(|s| s.0).map_err(|e| Failure::Usage(format!("--{flag}: {e}")))
         };
         Ok(StartRollout {
             name: self.name,

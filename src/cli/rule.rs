@@ -1,6 +1,6 @@
 //! `pristine rule`: what the machines that a selector picks boot.
 
-use super::{Context, Outcome, pin::words, table::Table, text};
+use super::{Context, Outcome, pin::words, table::Table, text, why::Why};
 use crate::model::{
     BootTarget,
     wire::{Assigned, RuleView},
@@ -19,6 +19,8 @@ pub enum Command {
     Rm {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -40,22 +42,23 @@ pub struct Set {
     select: String,
     /// name:version or a digest; or local, ignore, discover
     image: String,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Command {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let client = context.client()?;
         match self {
             Command::List => {
-                let rules = client.rules()?;
+                let rules = context.client()?.rules()?;
                 context.show(&rules, || list(&rules))
             }
             Command::Set(set) => {
-                let rule = client.set_rule(&set.name, &set.select, &set.image)?;
+                let rule = set.why.client(context)?.set_rule(&set.name, &set.select, &set.image)?;
                 context.show(&rule, || said(&rule))
             }
-            Command::Rm { name } => {
-                client.remove_rule(&name)?;
+            Command::Rm { name, why } => {
+                why.client(context)?.remove_rule(&name)?;
                 context.show(&serde_json::json!({ "removed": name }), || format!("rule {name} is removed\n"))
             }
         }

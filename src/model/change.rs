@@ -1,4 +1,7 @@
-use super::{AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, Rollout, SealedSecret, SelectorRule};
+use super::{
+    AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, Rollout, SealedSecret, SelectorRule,
+    audit::AuditRecord,
+};
 use std::net::Ipv4Addr;
 
 /// One change of state, as the store makes it durable. Pure code returns these; only the
@@ -31,4 +34,6 @@ pub enum Change {
     Secret(SealedSecret),
     /// Forget the secret of this name.
     SecretGone(String),
+    /// Append a record to the audit log, behind the one with the number before.
+    Audit(Box<AuditRecord>),
 }

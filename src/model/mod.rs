@@ -4,6 +4,7 @@
 
 mod arch;
 mod attempt;
+pub mod audit;
 mod change;
 mod client;
 mod digest;

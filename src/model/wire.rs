@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 
 /// Where every path of the API begins.
 pub const API_PREFIX: &str = "/api/v1";
+/// Header of a request that changes something: the name of who sends it, as that one says.
+pub const OPERATOR_HEADER: &str = "pristine-operator";
+/// Header of a request that changes something: why, in words.
+pub const MESSAGE_HEADER: &str = "pristine-message";
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

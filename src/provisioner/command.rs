@@ -6,7 +6,7 @@ use super::{
     state::{Effects, State},
 };
 use crate::{
-    model::{BootTarget, Change, Image, Mac, Machine, Tag, distance, nearest},
+    model::{BootTarget, Change, Image, Mac, Machine, Tag, audit::By, distance, nearest},
     netboot::is_nbp_name,
     store::{ImageStore, StoreLock, db::DbError},
 };
@@ -24,6 +24,11 @@ impl Provisioner {
         let state = self.state();
         let mac = find(&state, key)?;
         state.machines.get(mac).cloned().ok_or_else(|| no_machine(&state, key))
+    }
+
+    /// The first-seen MAC of what an operator named, be it on record or not.
+    pub fn mac_of(&self, key: &str) -> Result<Mac, CommandError> {
+        find(&self.state(), key)
     }
 
     /// Pins a machine to what `reference` means now: an image (`name:version` or a digest), `local`,
@@ -145,7 +150,7 @@ impl Provisioner {
             let commit = this.put_default(target.clone());
             if let Err(e) = commit.await {
                 if this.state().default == target {
-                    drop(this.put_default(before));
+                    drop(this.by(By::undoing()).put_default(before));
                 }
                 return Err(e.into());
             }
@@ -260,7 +265,7 @@ impl Provisioner {
             (None, Some(_)) => state.forget(after.mac, &mut fx),
             (_, None) => {}
         }
-        drop(self.hand_on(&locked, fx));
+        drop(self.by(By::undoing()).hand_on(&locked, fx));
     }
 }
 

@@ -20,12 +20,14 @@
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
 //! | operators' commands | `command`, `rule`, `rollout`, `secret`, `explain` |
+//! | what the audit log is told of a change | `audit` (pure) |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
 
 mod answer;
 mod attempt_table;
 mod attempts;
+mod audit;
 mod clock;
 mod command;
 mod explain;
@@ -63,11 +65,11 @@ pub use types::{
 };
 
 use crate::{
-    model::{BootAttempt, BootClient, Image, Lease, Mac, Machine, Millis},
+    model::{BootAttempt, BootClient, Change, Image, Lease, Mac, Machine, Millis, audit::By},
     netboot::ServerAddr,
     store::{
         ImageStore, Nbps,
-        db::{Commit, Db, DbError},
+        db::{AuditLog, Commit, Db, DbError},
         vault::Vault,
     },
 };
@@ -75,7 +77,10 @@ use rules::Rules;
 use state::{Effects, State};
 use std::{
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::broadcast;
 use vouching::Vouching;
@@ -83,9 +88,10 @@ use vouching::Vouching;
 /// Changed attempts that a slow watcher may be behind before it misses some.
 const WATCH_BACKLOG: usize = 1_024;
 
-/// The provisioner. Cheap to clone; all clones are one.
+/// The provisioner, in the name of somebody: of the service, where nobody else is named. Cheap to clone; all
+/// clones are one.
 #[derive(Clone)]
-pub struct Provisioner(Arc<Inner>);
+pub struct Provisioner(Arc<Inner>, By);
 
 struct Inner {
     state: Mutex<State>,
@@ -94,6 +100,8 @@ struct Inner {
     nbps: Nbps,
     vouching: Vouching,
     vault: Vault,
+    /// Number of the newest record of the audit log. Changed under the lock of the state only.
+    revision: AtomicU64,
     clock: Arc<dyn Clock>,
     watchers: broadcast::Sender<BootAttempt>,
 }
@@ -128,10 +136,37 @@ impl Provisioner {
         if !gone.is_empty() {
             drop(db.enqueue(gone));
         }
+        if let Some(head) = loaded.log_head {
+            // To be found in the system's log, where nobody can change it along with the database.
+            tracing::info!(%head, "the audit log goes on");
+        }
+        let revision = AtomicU64::new(loaded.log_head.map_or(0, |head| head.seq));
         let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
         let vault = Vault::new(&key);
-        let inner = Inner { state: Mutex::new(state), db, images, nbps, vouching, vault, clock, watchers };
-        Ok(Provisioner(Arc::new(inner)))
+        let state = Mutex::new(state);
+        let inner = Inner { state, db, images, nbps, vouching, vault, revision, clock, watchers };
+        Ok(Provisioner(Arc::new(inner), By::service()))
+    }
+
+    /// The same provisioner; what is done through this handle is done by somebody else.
+    pub fn by(&self, by: By) -> Provisioner {
+        Provisioner(self.0.clone(), by)
+    }
+
+    /// The audit log.
+    pub fn audit_log(&self) -> AuditLog {
+        self.0.db.audit_log()
+    }
+
+    /// Number of the newest record of the audit log: as long as it is the same, nothing of what the log
+    /// tells has changed.
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operator's command can be taken now; see [`Db::has_room`].
+    pub fn takes_commands(&self) -> Result<(), CommandError> {
+        Ok(self.0.db.has_room()?)
     }
 
     /// What this client boots now. Asked by every responder, through the entries below.
@@ -224,7 +259,15 @@ impl Provisioner {
     /// disk the order in memory.
     fn hand_on(&self, _locked: &MutexGuard<'_, State>, fx: Effects) -> Commit {
         self.tell(fx.events);
-        self.0.db.enqueue(fx.changes)
+        let mut changes = fx.changes;
+        if let Ok(count @ 1..) = u64::try_from(fx.notes.len()) {
+            let now = self.now();
+            let first = self.0.revision.fetch_add(count, Ordering::Relaxed) + 1;
+            let numbered = fx.notes.into_iter().zip(first..);
+            let signed = numbered.map(|(note, seq)| note.signed(&self.1, now, first, seq));
+            changes.extend(signed.map(|record| Change::Audit(record.into())));
+        }
+        self.0.db.enqueue(changes)
     }
 
     fn tell(&self, events: Vec<BootAttempt>) {

@@ -1,6 +1,9 @@
 //! Rollouts go on: what the pure plan says is carried out, once a second, each step on its machine's record.
 
-use super::state::{Effects, State};
+use super::{
+    audit,
+    state::{Effects, State},
+};
 use crate::{
     fleet::{self, Boot, Member, Step},
     model::{BootTarget, Change, Digest, Mac, Machine, Millis, Moved, Phase, Rollout, Stage, Verdict},
@@ -33,10 +36,19 @@ impl State {
         }
     }
 
-    /// Changes a rollout, in memory and for the store.
+    /// Changes a rollout, in memory, for the store and for the audit log.
     pub fn put_rollout(&mut self, rollout: Rollout, fx: &mut Effects) {
+        fx.notes.push(audit::of_rollout(&rollout.name, self.rollouts.get(&rollout.name), Some(&rollout)));
         fx.changes.push(Change::Rollout(rollout.clone()));
         self.rollouts.insert(rollout.name.clone(), rollout);
+    }
+
+    /// Removes a rollout in the same places.
+    pub fn drop_rollout(&mut self, name: &str, fx: &mut Effects) {
+        if let Some(rollout) = self.rollouts.remove(name) {
+            fx.notes.push(audit::of_rollout(name, Some(&rollout), None));
+        }
+        fx.changes.push(Change::RolloutGone(name.to_owned()));
     }
 
     /// The members of a rollout, in the order in which they are taken.

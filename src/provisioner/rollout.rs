@@ -9,7 +9,8 @@ use super::{
 use crate::{
     fleet::{self, Wave},
     model::{
-        Arch, BootTarget, Change, Digest, Mac, Machine, Membership, Millis, Phase, Rollout, RolloutState,
+        Arch, BootTarget, Digest, Mac, Machine, Membership, Millis, Phase, Rollout, RolloutState,
+        audit::By,
         nearest,
         wire::{RolloutOrder, RolloutTrouble, RolloutView, StartRollout},
     },
@@ -156,8 +157,7 @@ impl Provisioner {
                     )));
                 }
                 let machines = leave(state, &name, &mut fx);
-                fx.changes.push(Change::RolloutGone(name.clone()));
-                state.rollouts.remove(&name);
+                state.drop_rollout(&name, &mut fx);
                 let undo = Undo { name, rollout: Some(rollout), machines };
                 (undo, this.hand_on(&locked, fx))
             };
@@ -181,12 +181,9 @@ impl Provisioner {
         }
         match undo.rollout {
             Some(rollout) => locked.put_rollout(rollout, &mut fx),
-            None => {
-                locked.rollouts.remove(&undo.name);
-                fx.changes.push(Change::RolloutGone(undo.name));
-            }
+            None => locked.drop_rollout(&undo.name, &mut fx),
         }
-        drop(self.hand_on(&locked, fx));
+        drop(self.by(By::undoing()).hand_on(&locked, fx));
         Err(error.into())
     }
 

@@ -3,7 +3,7 @@
 use super::{CommandError, Provisioner, command::whole, rules::MAX_RULES, state::Effects};
 use crate::{
     fleet::Selector,
-    model::{Change, Machine, SelectorRule, wire::RuleView},
+    model::{Change, Machine, SelectorRule, audit::By, wire::RuleView},
     store::db::Commit,
 };
 
@@ -105,7 +105,7 @@ impl Provisioner {
                     state.rules.remove(name);
                 }),
             }
-            drop(self.hand_on(&locked, fx));
+            drop(self.by(By::undoing()).hand_on(&locked, fx));
         }
         Err(error.into())
     }

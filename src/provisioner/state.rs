@@ -9,6 +9,7 @@ use super::{
     answer::{BootAnswer, Policy, assigned, boot_answer, is_known},
     attempt_table::{Attempts, Tracked},
     attempts::{self, Step},
+    audit::{self, Noted},
     fallback,
     machines::Machines,
     rules::Rules,
@@ -52,6 +53,8 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct Effects {
     pub changes: Vec<Change>,
+    /// What the audit log is told of them.
+    pub notes: Vec<Noted>,
     pub events: Vec<BootAttempt>,
 }
 
@@ -125,10 +128,18 @@ impl State {
             all.map(|m| (m.clone(), state.target_of(m))).collect()
         };
         let before = unpinned(self);
+        fx.notes.extend(match &change {
+            Change::Default(target) => Some(audit::of_default(self.default.as_ref(), target.as_ref())),
+            Change::Rule(rule) => Some(audit::of_rule(&rule.name, self.rules.get(&rule.name), Some(rule))),
+            Change::RuleGone(name) => Some(audit::of_rule(name, self.rules.get(name), None)),
+            _ => None,
+        });
         fx.changes.push(change);
         apply(self);
         for (mut machine, target) in before {
-            if self.target_of(&machine) != target {
+            let now = self.target_of(&machine);
+            if now != target {
+                fx.notes.push(audit::of_repointed(&machine, &target, &now));
                 machine.generation += 1;
                 self.put(machine, fx);
             }
@@ -193,8 +204,20 @@ impl State {
         self.put(machine, fx);
     }
 
-    /// Changes a machine on record, in memory and for the store.
+    /// Changes a machine on record, in memory, for the store and for the audit log.
     pub fn put(&mut self, machine: Machine, fx: &mut Effects) {
+        let blank;
+        let before = match self.machines.get(machine.mac) {
+            Some(before) => before,
+            None => {
+                blank = Machine::new(machine.mac, 0);
+                &blank
+            }
+        };
+        if audit::may_tell(before, &machine) {
+            let (from, to) = (self.target_of(before), self.target_of(&machine));
+            fx.notes.extend(audit::of_machine(before, &machine, &from, &to));
+        }
         fx.changes.push(Change::Machine(machine.clone().into()));
         self.machines.put(machine);
     }
@@ -232,6 +255,12 @@ impl State {
     /// Forgets a machine and its attempts. Its leases stay: they are promises to whoever holds them.
     pub fn forget(&mut self, mac: Mac, fx: &mut Effects) {
         fx.changes.extend(self.attempts.forget(mac));
+        // Visitors come and go without a trace: nobody said anything of them.
+        if let Some(machine) = self.machines.get(mac).filter(|m| is_known(m)) {
+            let blank = Machine::new(mac, 0);
+            let (from, to) = (self.target_of(machine), self.target_of(&blank));
+            fx.notes.push(audit::of_forgotten(machine, &blank, &from, &to));
+        }
         if self.machines.is_known(mac) {
             fx.changes.push(Change::MachineGone(mac));
         }

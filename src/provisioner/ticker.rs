@@ -2,7 +2,7 @@
 
 use super::{Provisioner, answer::is_touched, attempts, state::Effects};
 use crate::{
-    model::{Mac, Millis},
+    model::{Mac, Millis, audit::By},
     netboot::likely_cause,
 };
 use std::time::Duration;
@@ -54,7 +54,8 @@ impl Provisioner {
             tracing::warn!(more, "boots are stuck: see `pristine boots`");
         }
         state.roll(now, &mut fx);
-        drop(self.hand_on(&locked, fx));
+        // An operator's order may have been what made it tick.
+        drop(self.by(By::service()).hand_on(&locked, fx));
     }
 
     /// Forgets machines that only passed by, so that they don't fill the table for good.

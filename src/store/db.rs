@@ -1,4 +1,5 @@
-//! The state database: leases, machines, boot attempts, selector rules, rollouts, sealed secrets and the site's default, in SQLite.
+//! The state database: leases, machines, boot attempts, selector rules, rollouts, sealed secrets, the site's
+//! default and the audit log, in SQLite.
 //!
 //! One thread writes. [`Db::enqueue`] merges changes into what is pending (the latest change of a
 //! row wins) and the thread takes all that is pending into one transaction, so that a thousand
@@ -10,15 +11,19 @@
 //!   transaction, and until then no commit succeeds. So the database can't differ from memory for
 //!   longer than the disk is full.
 
+mod audit;
 mod error;
 mod lock;
 mod rows;
 mod schema;
 mod writer;
 
+pub use audit::{AuditLog, LogQuery};
 pub use error::DbError;
 
-use crate::model::{BootAttempt, BootTarget, Change, Lease, Machine, Rollout, SealedSecret, SelectorRule};
+use crate::model::{
+    BootAttempt, BootTarget, Change, Lease, Machine, Rollout, SealedSecret, SelectorRule, audit::LogHead,
+};
 use lock::StateLock;
 use std::{
     future::Future,
@@ -34,7 +39,10 @@ use writer::Shared;
 /// Name of the database in the state folder.
 pub const DB_FILE: &str = "pristine.db";
 
-/// Everything that the database holds.
+/// Changes that may wait while nothing can be written, before commands are refused.
+const MAX_STUCK: usize = 250_000;
+
+/// Everything that the database holds, the audit log aside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Every machine, by MAC.
@@ -51,6 +59,8 @@ pub struct Loaded {
     pub rollouts: Vec<Rollout>,
     /// Secrets, sealed, by name.
     pub secrets: Vec<SealedSecret>,
+    /// The newest record of the audit log.
+    pub log_head: Option<LogHead>,
 }
 
 /// The open database of a running service. Dropping it writes what is pending and lets go of the
@@ -91,6 +101,20 @@ impl Db {
     /// commit stands for everything that was enqueued before.
     pub fn enqueue(&self, changes: Vec<Change>) -> Commit {
         Commit(self.shared.enqueue(changes, &self.path))
+    }
+
+    /// The audit log, to be read beside the thread that writes.
+    pub fn audit_log(&self) -> AuditLog {
+        AuditLog::at(self.path.clone())
+    }
+
+    /// Whether a command may add to what waits for the disk: while nothing can be written, each one leaves
+    /// records of it and of its undoing.
+    pub fn has_room(&self) -> Result<(), DbError> {
+        match self.shared.stuck() {
+            0..=MAX_STUCK => Ok(()),
+            waiting => Err(DbError::Overloaded { path: self.path.clone(), waiting }),
+        }
     }
 
     /// Transactions that reached the disk, and transactions that failed, since the start.

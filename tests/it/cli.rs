@@ -6,13 +6,16 @@ use std::{
     process::{Command, Output},
 };
 
+/// Who sits at the command line.
+pub const OPERATOR: &str = "alice@adm1";
+
 /// `pristine` with these arguments, no configuration and nothing of the environment.
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pristine"));
     for name in ["PRISTINE_API", "PRISTINE_TOKEN_FILE", "PRISTINE_CONFIG"] {
         command.env_remove(name);
     }
-    command.args(args).output().unwrap()
+    command.env("PRISTINE_OPERATOR", OPERATOR).args(args).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -39,7 +42,7 @@ fn help_lists_every_noun_and_wrong_usage_is_code_2() {
     let help = succeeds(&["--help"]);
     for noun in [
         "serve", "config", "doctor", "machine", "pin", "unpin", "default", "rollout", "secret", "explain",
-        "boots", "watch", "lease", "status", "image", "nbp", "lab", "version",
+        "boots", "watch", "log", "lease", "status", "image", "nbp", "lab", "version",
     ] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(&format!("{noun} "))), "{noun}\n{help}");
     }
@@ -92,9 +95,9 @@ fn a_service_without_links_says_how_to_name_one() {
 }
 
 /// Arguments that reach the service of a test.
-struct Cli<'a> {
-    api: &'a TestApi,
-    token: String,
+pub struct Cli<'a> {
+    pub api: &'a TestApi,
+    pub token: String,
 }
 
 impl Cli<'_> {
@@ -105,17 +108,17 @@ impl Cli<'_> {
     }
 
     #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         succeeds(&self.args(&self.api.url(), args))
     }
 
     #[track_caller]
-    fn err(&self, args: &[&str], code: i32) -> String {
+    pub fn err(&self, args: &[&str], code: i32) -> String {
         fails(&self.args(&self.api.url(), args), code)
     }
 }
 
-fn token_file(dir: &Path) -> String {
+pub fn token_file(dir: &Path) -> String {
     let file = dir.join("token");
     std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
     file.to_str().unwrap().to_owned()

@@ -19,18 +19,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-const OURS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const OURS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const RELAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 const SERVICE: (Ipv4Addr, u16) = (OURS, 67);
 /// A debug build on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
 
 /// The service, killed when dropped.
-struct Service(Running);
+pub struct Service(pub Running);
 
 impl Service {
     /// Starts it, and waits until it says that it is ready.
-    fn start(host: &Host, state: &Dir) -> Service {
+    pub fn start(host: &Host, state: &Dir) -> Service {
         let path = state.0.join("notify");
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path).unwrap();

@@ -21,7 +21,7 @@ async fn world() -> (World, Digest, Digest) {
 }
 
 /// A power-on of machine `n`, healthy or failing after its kernel runs; the image that it booted.
-async fn boot(w: &World, n: u32, healthy: bool) -> Digest {
+pub(super) async fn boot(w: &World, n: u32, healthy: bool) -> Digest {
     w.clock.advance(120_000);
     let addr = w.lease(n, IPXE).await.unwrap();
     let token = token_of(&w.script(n, addr).await.unwrap());

@@ -42,6 +42,18 @@ pub enum DbError {
         /// The newest format known here.
         known: i64,
     },
+    /// A record of the audit log is no record.
+    #[error(
+        "record {seq} of the audit log in {path} can't be read: {why}. `pristine log --verify` looks at all of them"
+    )]
+    Log {
+        /// The database.
+        path: PathBuf,
+        /// Which record.
+        seq: i64,
+        /// What is wrong.
+        why: String,
+    },
     /// It can't be opened or read now.
     #[error("{path} can't be opened: {why}")]
     Open {

@@ -1,7 +1,7 @@
 //! Rows to values and back. A row is its JSON; the columns beside it are only for finding and
 //! ordering.
 
-use super::{DbError, Loaded, schema::sql_error};
+use super::{DbError, Loaded, audit, schema::sql_error};
 use crate::model::{AttemptId, BootAttempt, BootTarget, Change, Mac};
 use rusqlite::{Connection, params};
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,6 +17,7 @@ pub(super) enum Row {
     Rule(String),
     Rollout(String),
     Secret(String),
+    Audit(u64),
 }
 
 pub(super) fn row_of(change: &Change) -> Row {
@@ -34,6 +35,7 @@ pub(super) fn row_of(change: &Change) -> Row {
         Change::RolloutGone(name) => Row::Rollout(name.clone()),
         Change::Secret(secret) => Row::Secret(secret.name.clone()),
         Change::SecretGone(name) => Row::Secret(name.clone()),
+        Change::Audit(record) => Row::Audit(record.seq),
     }
 }
 
@@ -79,6 +81,8 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
             params![secret.name, json(secret)?],
         ),
         Change::SecretGone(name) => run("DELETE FROM secrets WHERE name = ?1", params![name]),
+        // Each hangs on the one before: `audit::append` writes all of a batch in order.
+        Change::Audit(_) => Ok(()),
     }
 }
 
@@ -97,6 +101,7 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
         rules: if has("rules")? { all(conn, path, "rules", "true", "name")? } else { Vec::new() },
         rollouts: if has("rollouts")? { all(conn, path, "rollouts", "true", "name")? } else { Vec::new() },
         secrets,
+        log_head: if has("audit")? { audit::head(conn).map_err(|e| sql_error(path, &e))? } else { None },
     })
 }
 

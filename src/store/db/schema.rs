@@ -23,6 +23,16 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE secrets  (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE audit    (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, mac TEXT, body TEXT NOT NULL,
+                           hash TEXT NOT NULL) STRICT;
+    CREATE INDEX audit_at ON audit (at);
+    CREATE INDEX audit_mac ON audit (mac) WHERE mac IS NOT NULL;
+    CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+    CREATE TRIGGER audit_is_never_cut BEFORE DELETE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+",
 ];
 
 /// `PRST` in `application_id`, so that another program's database is not taken for ours.
@@ -53,8 +63,15 @@ pub(super) fn connect(path: &Path) -> Result<Connection, DbError> {
     Ok(conn)
 }
 
-/// Opens for reading; `None` where there is nothing.
+/// Opens for reading, with a look at the whole file; `None` where there is nothing.
 pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, DbError> {
+    let Some(conn) = connect_read_only(path)? else { return Ok(None) };
+    check(&conn, path)?;
+    Ok(Some(conn))
+}
+
+/// Opens for reading, without looking at what is in it; `None` where there is nothing.
+pub(super) fn connect_read_only(path: &Path) -> Result<Option<Connection>, DbError> {
     if !path.try_exists().map_err(|e| open_error(path, &e))? {
         return Ok(None);
     }
@@ -62,7 +79,6 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, DbError>
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|e| sql_error(path, &e))?;
     conn.busy_timeout(Duration::from_secs(5)).map_err(|e| sql_error(path, &e))?;
-    check(&conn, path)?;
     Ok(Some(conn))
 }
 

@@ -2,7 +2,9 @@
 use super::*;
 use crate::{
     model::{
-        AttemptId, ClientKey, Digest, LeaseState, Mac, SealedSecret, SelectorRule, Stage, StageEvent, Verdict,
+        AttemptId, ClientKey, Digest, LeaseState, Mac, SealedSecret, SelectorRule, Stage, StageEvent,
+        Verdict,
+        audit::{About, AuditRecord, Deed, Who},
     },
     store::testing::TempDir,
 };
@@ -85,6 +87,7 @@ fn everything_comes_back_after_a_restart() {
         rules: vec![rule("a"), rule("b")],
         rollouts: Vec::new(),
         secrets: vec![secret("a"), secret("b")],
+        log_head: None,
     };
     assert_eq!(loaded, expected);
     assert_eq!(Db::open_read_only(dir.path()).unwrap(), Some(expected), "beside the running service");
@@ -221,6 +224,76 @@ fn a_lost_database_beside_its_log_is_damage_not_a_first_start() {
     drop(db);
     std::fs::remove_file(crashed.path().join(DB_FILE)).unwrap();
     assert!(matches!(Db::open(crashed.path()).err().unwrap(), DbError::Damaged { .. }));
+}
+
+fn record(seq: u64, n: u8) -> Change {
+    Change::Audit(Box::new(AuditRecord {
+        about: About::Machine(mac(n)),
+        at: seq as i64 * 10,
+        changes: BTreeMap::new(),
+        claim: None,
+        name: None,
+        order: seq,
+        seq,
+        what: Deed::Pinned,
+        who: Who::Service,
+        why: None,
+    }))
+}
+
+#[test]
+fn records_go_with_their_changes_in_order_and_none_is_lost_or_doubled_by_a_full_disk() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    let of = |seqs: std::ops::RangeInclusive<u64>| seqs.map(|seq| record(seq, (seq % 2) as u8)).collect();
+    db.enqueue(of(1..=5)).wait().unwrap();
+    db.limit_pages(0);
+    assert!(db.enqueue(of(6..=8)).wait().is_err());
+    assert!(db.enqueue(of(9..=9)).wait().is_err());
+    assert_eq!(db.audit_log().verify(None).unwrap().records, 5);
+    assert_eq!((db.has_room(), db.shared.stuck()), (Ok(()), 4), "they wait");
+    db.limit_pages(1_000_000);
+    db.enqueue(of(10..=10)).wait().unwrap();
+    let found = db.audit_log().verify(None).unwrap();
+    assert_eq!((found.records, found.broken), (10, None));
+    drop(db);
+    let (db, loaded) = open(&dir);
+    assert_eq!(loaded.log_head, found.head);
+
+    let seqs = |query: LogQuery| -> Vec<u64> {
+        let query = LogQuery { limit: 3, ..query };
+        db.audit_log().page(&query).unwrap().iter().map(|e| e.record.seq).collect()
+    };
+    let all = LogQuery::default();
+    assert_eq!(seqs(all), [10, 9, 8]);
+    assert_eq!(seqs(LogQuery { before: Some(8), ..all }), [7, 6, 5]);
+    assert_eq!(seqs(LogQuery { after: Some(4), ..all }), [5, 6, 7]);
+    assert_eq!(seqs(LogQuery { since: Some(90), ..all }), [10, 9]);
+    assert_eq!(seqs(LogQuery { machine: Some(mac(1)), before: Some(9), ..all }), [7, 5, 3]);
+    assert_eq!(seqs(LogQuery { machine: Some(mac(7)), ..all }), [0; 0]);
+}
+
+#[test]
+fn the_database_itself_refuses_to_change_the_log_and_a_change_past_that_is_found() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    db.enqueue((1..=5).map(|seq| record(seq, 1)).collect()).wait().unwrap();
+    drop(db);
+    let conn = rusqlite::Connection::open(dir.path().join(DB_FILE)).unwrap();
+    for sql in ["UPDATE audit SET at = 1", "DELETE FROM audit WHERE seq = 5"] {
+        assert!(conn.execute(sql, []).unwrap_err().to_string().contains("append-only"), "{sql}");
+    }
+    let verify = || AuditLog::of_folder(dir.path()).verify(None).unwrap().broken.map(|b| b.seq);
+    assert_eq!(verify(), None);
+    conn.execute_batch("DROP TRIGGER audit_is_never_changed; DROP TRIGGER audit_is_never_cut").unwrap();
+    conn.execute("UPDATE audit SET body = replace(body, 'service', 'operator') WHERE seq = 3", []).unwrap();
+    assert_eq!(verify(), Some(3));
+    conn.execute("DELETE FROM audit WHERE seq = 2", []).unwrap();
+    assert_eq!(verify(), Some(2));
+    conn.execute("UPDATE audit SET body = 'x' WHERE seq = 5", []).unwrap();
+    let log = AuditLog::of_folder(dir.path());
+    let e = log.page(&LogQuery { limit: 9, ..LogQuery::default() }).unwrap_err().to_string();
+    assert!(e.contains("record 5 of the audit log"), "{e}");
 }
 
 /// What a power cut would leave: the files as they are, without the service ending.

@@ -1,7 +1,7 @@
 //! The one thread that writes, and what waits for it.
 
 use super::{
-    DbError,
+    DbError, audit,
     rows::{self, Row},
     schema,
 };
@@ -95,6 +95,12 @@ impl Shared {
     pub(super) fn counts(&self) -> (u64, u64) {
         let pending = self.lock();
         (pending.commits, pending.failures)
+    }
+
+    /// Changes that wait after a transaction that failed; 0 while all is well.
+    pub(super) fn stuck(&self) -> usize {
+        let pending = self.lock();
+        if pending.failed { pending.changes.len() } else { 0 }
     }
 
     #[cfg(test)]
@@ -203,6 +209,7 @@ fn write(
     let _ = shared;
     let tx = current.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
     batch.values().try_for_each(|change| rows::apply(&tx, change)).map_err(failed)?;
+    audit::append(&tx, batch.values()).map_err(failed)?;
     tx.commit().map_err(failed)?;
     *conn = Some(current);
     Ok(())
