@@ -71,6 +71,10 @@ fn one(a: &BootAttempt, tags: &text::Tags) -> String {
         ("machine", a.mac.to_string()),
         ("address", a.addr.map_or_else(|| "-".into(), |ip| ip.to_string())),
         ("firmware", a.firmware.map_or_else(|| "-".into(), text::firmware)),
+        (
+            "started by",
+            a.kexec_from.map_or_else(|| "its firmware".into(), |id| format!("kexec, from boot {id}")),
+        ),
         ("image", a.image.map_or_else(|| "-".into(), |d| format!("{} ({})", tags.image(d), d.short()))),
         ("rule", a.rule.as_ref().map_or("-", super::explain::rule_name).to_owned()),
         ("began", text::time(began)),

@@ -27,6 +27,10 @@ pub struct Config {
     /// Boots in a row that an image may fail on a machine before the last one that was healthy there
     /// takes its place; 0: never.
     pub fallback_after: u32,
+    /// Image with whose kernel and initramfs machines wait in memory that are to be discovered. Default: they
+    /// wait at a screen of their boot program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discover_image: Option<String>,
     /// Least severe message that is logged.
     pub log: LogLevel,
     /// HTTP for machines.
@@ -61,6 +65,7 @@ impl Default for Config {
             secrets_key: None,
             unknown: Unknown::default(),
             fallback_after: 3,
+            discover_image: None,
             log: LogLevel::default(),
             http: Http::default(),
             tftp: Tftp::default(),
@@ -359,6 +364,7 @@ impl Config {
             },
             require_signature: self.images.require_signature,
             fallback_after: self.fallback_after,
+            discover_image: self.discover_image.clone(),
             secrets_key: Some(self.secrets_key()),
         }
     }

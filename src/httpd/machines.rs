@@ -1,7 +1,9 @@
 use crate::{
-    model::{AttemptId, Digest, Facts},
+    model::{AttemptId, Digest, Facts, Mac},
     netboot::ServerAddr,
-    provisioner::{FileAnswer, Provisioner, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
+    provisioner::{
+        FileAnswer, Order, Provisioner, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome,
+    },
 };
 use std::{future::Future, net::Ipv4Addr};
 
@@ -43,6 +45,15 @@ pub trait Machines: Clone + Send + Sync + 'static {
 
     /// What a booting machine is made of.
     fn facts(&self, token: &str, facts: Facts) -> impl Future<Output = Result<(), ReportError>> + Send;
+
+    /// What a machine that waits is to do now.
+    fn orders(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        token: &str,
+        nic: Option<Mac>,
+    ) -> impl Future<Output = Result<Order, ReportError>> + Send;
 }
 
 impl Machines for Provisioner {
@@ -77,5 +88,15 @@ impl Machines for Provisioner {
 
     async fn facts(&self, token: &str, facts: Facts) -> Result<(), ReportError> {
         Provisioner::facts(self, token, facts).await
+    }
+
+    async fn orders(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        token: &str,
+        nic: Option<Mac>,
+    ) -> Result<Order, ReportError> {
+        Provisioner::orders(self, server, peer, token, nic).await
     }
 }

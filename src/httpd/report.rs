@@ -4,22 +4,29 @@ use super::{
     Machines,
     router::{App, Conn, plain},
 };
-use crate::provisioner::ReportError;
+use crate::{
+    model::Mac,
+    provisioner::{Order, ReportError},
+};
 use axum::{
-    Extension,
+    Extension, Json,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use http_body_util::{BodyExt as _, Limited};
-use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 /// Longest report, in bytes.
 const MAX_REPORT: usize = 4096;
 /// Longest facts, in bytes: some hundred disks.
 const MAX_FACTS: usize = 128 << 10;
+/// Longest that a question for orders is held.
+const HOLD: Duration = Duration::from_secs(20);
+/// Between two looks at what a machine that waits is assigned. Each costs as much as a boot script.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// `POST /boot/report`: a stage that the machine reached.
 pub(super) async fn report<M: Machines>(
@@ -44,6 +51,47 @@ pub(super) async fn facts<M: Machines>(
         Ok((token, facts)) => taken(&conn, app.machines.facts(&token, facts).await),
         Err(refusal) => refusal,
     }
+}
+
+/// What a machine says with its question.
+#[derive(Deserialize)]
+struct Asks {
+    /// The NIC that it uses.
+    #[serde(default)]
+    mac: Option<Mac>,
+}
+
+/// `POST /boot/orders`: what a machine that waits is to do. Answered when there is something, at the latest after
+/// [`HOLD`]. Held requests have a bounded number of connections, so that those that boot never lack one.
+pub(super) async fn orders<M: Machines>(
+    State(app): State<Arc<App<M>>>,
+    Extension(conn): Extension<Conn>,
+    request: Request,
+) -> Response {
+    let (token, asks) = match said::<M, Asks>(&app, &conn, request, MAX_REPORT, r#"{"mac":"..."}"#).await {
+        Ok(said) => said,
+        Err(refusal) => return refusal,
+    };
+    let Ok(_seat) = app.seats.try_acquire() else { return later("too many machines wait: ask again\n") };
+    let until = Instant::now() + HOLD;
+    let mut stop = app.stop.clone();
+    loop {
+        match app.machines.orders(conn.server, conn.peer, &token, asks.mac).await {
+            Err(error) => return taken(&conn, Err(error)),
+            Ok(Order::Wait { .. }) if Instant::now() < until => {}
+            Ok(order) => return ([(header::CACHE_CONTROL, "no-store")], Json(order)).into_response(),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = stop.wait_for(|stop| *stop) => return later("the service is restarting: ask again\n"),
+        }
+    }
+}
+
+fn later(text: &'static str) -> Response {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("30"));
+    response
 }
 
 /// The token and the body of a request, within its bounds; or the answer that says what is wrong.
@@ -88,7 +136,7 @@ fn taken(conn: &Conn, outcome: Result<(), ReportError>) -> Response {
         ReportError::UnknownToken | ReportError::DeadToken(_) => StatusCode::UNAUTHORIZED,
         ReportError::Already => StatusCode::CONFLICT,
         ReportError::NotReportable(_) => StatusCode::BAD_REQUEST,
-        ReportError::NotSaved(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ReportError::NotSaved(_) | ReportError::NoRandomness(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     tracing::debug!(peer = %conn.peer, %error, "refused what a machine reports");
     plain(status, format!("{error}\n"))

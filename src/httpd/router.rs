@@ -8,6 +8,7 @@ use axum::{
     routing::{get, post},
 };
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, watch};
 
 /// What every handler shares.
 pub(super) struct App<M> {
@@ -15,6 +16,9 @@ pub(super) struct App<M> {
     pub(super) images: ImageStore,
     pub(super) reports: Rate,
     pub(super) body_time: Duration,
+    /// Machines whose question for orders may be held at once.
+    pub(super) seats: Semaphore,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 /// Who asks, and over what. In each request's extensions.
@@ -33,6 +37,7 @@ pub(super) fn router<M: Machines>(app: Arc<App<M>>) -> Router {
         .route("/boot/script", get(boot::script))
         .route("/boot/report", post(report::report))
         .route("/boot/facts", post(report::facts))
+        .route("/boot/orders", post(report::orders))
         .route("/blobs/{digest}", get(blobs::blob))
         .route("/blobs/{digest}/{*name}", get(blobs::named_blob))
         .route("/images/{digest}/signatures", get(signatures::signatures))

@@ -126,6 +126,9 @@ impl Server {
             images,
             reports: Rate::new(60, Duration::from_millis(200)),
             body_time: self.settings.body_time,
+            // The rest is for machines that boot.
+            seats: Semaphore::new((self.settings.max_connections / 4).max(1)),
+            stop: shutdown.clone(),
         };
         let shared = Shared {
             slots: Arc::new(Semaphore::new(self.settings.max_connections)),

@@ -164,6 +164,12 @@ pub struct BootAttempt {
     /// Image that its script named.
     #[serde(default)]
     pub image: Option<Digest>,
+    /// Image with whose kernel and initramfs it waits in memory for an assignment (boot target `discover`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_with: Option<Digest>,
+    /// The boot whose kernel started this one by kexec, without the firmware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kexec_from: Option<AttemptId>,
     /// Why that one.
     #[serde(default)]
     pub rule: Option<Rule>,
@@ -194,6 +200,8 @@ impl BootAttempt {
             addr: None,
             firmware: None,
             image: None,
+            waits_with: None,
+            kexec_from: None,
             rule: None,
             generation: 0,
             stages: Vec::new(),

@@ -10,6 +10,10 @@ pub fn likely_cause(attempt: &BootAttempt, native: bool) -> String {
     }
     let firmware = Firmware::of(attempt.firmware);
     match attempt.reached() {
+        Some(Stage::Initramfs) if attempt.kexec_from.is_some() => {
+            "the kernel was started by kexec and its init never reported: a device that its drivers find as the last \
+             kernel left it; turn the machine off and on, and it boots through its firmware"
+        }
         None | Some(Stage::Discover) => after_discover(),
         Some(Stage::Offer) => after_offer(firmware),
         Some(Stage::Ack) => after_ack(firmware),

@@ -102,7 +102,8 @@ pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Resu
     };
     let hex = "0".repeat(64);
     let rootfs = has_rootfs.then_some(hex.as_str());
-    fill(template, arch, MAX_INITRAMFS, native.then_some(hex.as_str()), rootfs, &longest).map(drop)
+    let word = format!("pristine.image={hex}");
+    fill(template, arch, MAX_INITRAMFS, native.then_some(word.as_str()), rootfs, &longest).map(drop)
 }
 
 /// True where the system's own initramfs fetches its root from here.
@@ -110,20 +111,30 @@ pub fn fetches_root(template: &str) -> bool {
     template.contains("{rootfs_url}") || template.contains("{iso_url}")
 }
 
+/// The command line with which the kernel and initramfs of `image` wait for an assignment.
+pub fn for_waiting(image: &Image, input: &CmdlineInput<'_>) -> Result<String, CmdlineError> {
+    let manifest = &image.manifest;
+    let rootfs = manifest.rootfs.map(|r| r.blob.digest.to_string());
+    let own = Some("pristine.discover");
+    fill(&manifest.cmdline, manifest.arch, manifest.initramfs.len(), own, rootfs.as_deref(), input)
+}
+
 /// The command line for one boot of `image`: single blanks between words, nothing that a boot loader
 /// would expand.
 pub fn for_boot(image: &Image, input: &CmdlineInput<'_>) -> Result<String, CmdlineError> {
     let manifest = &image.manifest;
-    let (identity, rootfs) = (image.digest.to_string(), manifest.rootfs.map(|r| r.blob.digest.to_string()));
-    let native = manifest.native.then_some(identity.as_str());
-    fill(&manifest.cmdline, manifest.arch, manifest.initramfs.len(), native, rootfs.as_deref(), input)
+    let rootfs = manifest.rootfs.map(|r| r.blob.digest.to_string());
+    let word = format!("pristine.image={}", image.digest);
+    let own = manifest.native.then_some(word.as_str());
+    fill(&manifest.cmdline, manifest.arch, manifest.initramfs.len(), own, rootfs.as_deref(), input)
 }
 
+/// `own` says to our `init` what it is to do; `None` for a foreign initramfs, which gets no words of ours.
 fn fill(
     template: &str,
     arch: Arch,
     initrds: usize,
-    native_image: Option<&str>,
+    own: Option<&str>,
     rootfs: Option<&str>,
     input: &CmdlineInput<'_>,
 ) -> Result<String, CmdlineError> {
@@ -157,13 +168,13 @@ fn fill(
         plain(word)?;
         let word = put_in(word, known)?;
         let ours = word.starts_with("pristine.") && !word.starts_with("pristine.test.");
-        if ours || (native_image.is_some() && word.starts_with("BOOTIF=")) {
+        if ours || (own.is_some() && word.starts_with("BOOTIF=")) {
             return Err(CmdlineError::Reserved(word));
         }
         plain(&word)?;
         words.push(word);
     }
-    if let Some(image) = native_image {
+    if let Some(what) = own {
         let token_ok = (16..=64).contains(&input.token.len())
             && input.token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if !token_ok {
@@ -174,7 +185,7 @@ fn fill(
             words.push(PANIC.to_owned());
         }
         words.push(format!("pristine.server={server}"));
-        words.push(format!("pristine.image={image}"));
+        words.push(what.to_owned());
         words.push(format!("pristine.boot={}", input.boot));
         words.push(format!("pristine.token={}", input.token));
         words.push(format!("BOOTIF={bootif}"));

@@ -41,6 +41,8 @@ pub enum ScriptTarget<'a> {
     Ignore,
     /// A screen that says who it is, until there is an assignment.
     Discover,
+    /// The kernel and initramfs of this image, which wait in memory until there is an assignment.
+    Wait(&'a Image),
     /// It should boot something that it can't: the screen says why and asks again.
     Refused {
         /// One sentence for the person at the console.
@@ -90,7 +92,8 @@ pub fn boot_script(input: &ScriptInput<'_>) -> Result<String, ScriptError> {
     ];
     let with = |template, more: &[(&str, &str)]| render(template, &[&common, more].concat());
     match input.target {
-        ScriptTarget::Image(image) => image_script(input, image, &common),
+        ScriptTarget::Image(image) => image_script(input, image, cmdline::for_boot, &common),
+        ScriptTarget::Wait(image) => image_script(input, image, cmdline::for_waiting, &common),
         ScriptTarget::Local => with(LOCAL, &[("reason", "boots from its own disk")]),
         ScriptTarget::Ignore => with(LOCAL, &[("reason", "is not booted by this server")]),
         ScriptTarget::Discover => with(DISCOVER, &[]),
@@ -117,6 +120,7 @@ pub fn autoexec_script(server: &ServerAddr) -> String {
 fn image_script(
     input: &ScriptInput<'_>,
     image: &Image,
+    cmdline: fn(&Image, &CmdlineInput<'_>) -> Result<String, CmdlineError>,
     common: &[(&str, &str)],
 ) -> Result<String, ScriptError> {
     let manifest = &image.manifest;
@@ -141,7 +145,7 @@ fn image_script(
         })
         .collect();
     let boot = CmdlineInput { server: input.server, mac: input.mac, boot: input.attempt, token: input.token };
-    let line = cmdline::for_boot(image, &boot)?;
+    let line = cmdline(image, &boot)?;
     let own = [
         ("image", manifest.tag.to_string()),
         ("digest", image.digest.short()),

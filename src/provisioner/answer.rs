@@ -50,6 +50,9 @@ pub struct BootAnswer {
     pub refused: Option<String>,
     /// The image, where one is assigned and may be booted.
     pub image: Option<Image>,
+    /// Where the machine is to wait: the image with whose kernel and initramfs it does so in memory. A screen
+    /// of its boot program without one.
+    pub waits_with: Option<Image>,
     /// What DHCP says: an NBP, a script's URL, or no more than an address. A refused client still
     /// gets its NBP, since the script's screen is where a person at the console reads the reason.
     pub nbp: NbpAnswer,
@@ -128,7 +131,8 @@ pub fn assigned(machine: Option<&Machine>, policy: Policy<'_>) -> Assignment {
     }
 }
 
-/// Answers. `find` looks an image up in the store; `vouch` says whether the site's policy lets it boot.
+/// Answers. `find` looks an image up in the store; `vouch` says whether the site's policy lets it boot;
+/// `waiting` gives the image that the site names to wait with.
 pub fn boot_answer(
     client: &BootClient,
     machine: Option<&Machine>,
@@ -136,6 +140,7 @@ pub fn boot_answer(
     server: &ServerAddr,
     find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
     vouch: &dyn Fn(&Image) -> Result<(), String>,
+    waiting: &dyn Fn() -> Result<Option<Image>, String>,
 ) -> BootAnswer {
     let mut instead_of = None;
     let mut answer = assigned(machine, policy);
@@ -174,19 +179,36 @@ pub fn boot_answer(
         },
         BootTarget::Local | BootTarget::Ignore | BootTarget::Discover => (None, None),
     };
+    let waits_with = match &target {
+        BootTarget::Discover => waiting().and_then(|image| match image {
+            Some(image) if !image.manifest.native => {
+                Err(format!("{} has an initramfs of its own, which would not wait", image.manifest.tag))
+            }
+            Some(image) => checked(image.digest, client, machine, find, vouch).map(Some),
+            None => Ok(None),
+        }),
+        _ => Ok(None),
+    };
     let what = match (&target, &image) {
         (_, Some(image)) => format!("boots {} ({})", image.manifest.tag, image.digest.short()),
         (BootTarget::Image { digest }, None) => format!("is assigned image {}", digest.short()),
         (BootTarget::Local, _) => "boots its own disk".to_owned(),
         (BootTarget::Ignore, _) => "is not booted".to_owned(),
-        (BootTarget::Discover, _) => "waits at the discover screen".to_owned(),
+        (BootTarget::Discover, _) => match &waits_with {
+            Ok(Some(image)) => {
+                format!("waits in memory with {} ({})", image.manifest.tag, image.digest.short())
+            }
+            Ok(None) => "waits at the discover screen".to_owned(),
+            Err(reason) => format!("waits at the discover screen, and not in memory ({reason})"),
+        },
     };
     let why = match &refused {
         None => format!("{what}: {why}"),
         Some(reason) => format!("{what} ({why}), but is not booted: {reason}"),
     };
     let generation = machine.map_or(0, |m| m.generation);
-    BootAnswer { target, rule, why, instead_of, refused, image, nbp, generation }
+    let waits_with = waits_with.ok().flatten();
+    BootAnswer { target, rule, why, instead_of, refused, image, waits_with, nbp, generation }
 }
 
 /// The image, if it is there, runs on this machine, and somebody vouches for it where that is needed.
@@ -263,6 +285,7 @@ mod tests {
             &server(),
             &find,
             &|_| Ok(()),
+            &|| Ok(None),
         )
     }
 
@@ -333,7 +356,7 @@ mod tests {
         let target = BootTarget::Image { digest: arm.digest };
         let vouch = |_: &Image| Ok(());
         let policy = policy(Some(&target), Unknown::Default);
-        let ask = |c: &BootClient| boot_answer(c, None, policy, &server(), &find, &vouch);
+        let ask = |c: &BootClient| boot_answer(c, None, policy, &server(), &find, &vouch, &|| Ok(None));
         let got = ask(&client(ClientArch::UefiX64));
         assert_eq!(got.image, None);
         let reason = got.refused.unwrap();
@@ -341,8 +364,40 @@ mod tests {
         assert!(ask(&client(ClientArch::UefiArm64)).image.is_some());
         assert!(ask(&client(ClientArch::UefiIa32)).refused.unwrap().contains("no 64-bit kernel"));
         let find = |_| Err("disk on fire".to_owned());
-        let got = boot_answer(&client(ClientArch::UefiX64), None, policy, &server(), &find, &vouch);
+        let client = client(ClientArch::UefiX64);
+        let got = boot_answer(&client, None, policy, &server(), &find, &vouch, &|| Ok(None));
         assert_eq!((got.image, got.refused.as_deref()), (None, Some("disk on fire")));
+    }
+
+    #[test]
+    fn a_machine_that_waits_does_so_in_memory_where_an_image_of_ours_fits_it_and_else_at_the_screen() {
+        let native = |tag: &str, arch| {
+            let mut image = image(tag, arch);
+            image.manifest.native = true;
+            image
+        };
+        let ask = |waiting: Result<Option<Image>, String>, signed: bool| {
+            let find = |_| Ok(waiting.clone().ok().flatten());
+            let vouch = |_: &Image| if signed { Ok(()) } else { Err("nobody signed it".to_owned()) };
+            let client = client(ClientArch::UefiX64);
+            boot_answer(&client, None, policy(None, Unknown::Default), &server(), &find, &vouch, &|| {
+                waiting.clone()
+            })
+        };
+        let web = native("web:1", Arch::X86_64);
+        let got = ask(Ok(Some(web.clone())), true);
+        assert_eq!((got.waits_with.as_ref(), got.image), (Some(&web), None));
+        assert!(got.why.starts_with("waits in memory with web:1"), "{}", got.why);
+        for (waiting, signed, why) in [
+            (Ok(None), true, "waits at the discover screen: "),
+            (Err("there is no image `web:9`".to_owned()), true, "no image `web:9`"),
+            (Ok(Some(web)), false, "nobody signed it"),
+            (Ok(Some(native("arm:1", Arch::Aarch64))), true, "arm:1 is for aarch64"),
+            (Ok(Some(image("live:1", Arch::X86_64))), true, "live:1 has an initramfs of its own"),
+        ] {
+            let got = ask(waiting, signed);
+            assert!(got.waits_with.is_none() && got.why.contains(why), "{}", got.why);
+        }
     }
 
     #[test]
@@ -358,7 +413,7 @@ mod tests {
         };
         let client = client(ClientArch::UefiX64);
         let policy = policy(Some(&default), Unknown::Default);
-        let ask = |m| boot_answer(&client, m, policy, &server(), &find, &vouch);
+        let ask = |m| boot_answer(&client, m, policy, &server(), &find, &vouch, &|| Ok(None));
         let got = ask(Some(&m));
         assert_eq!((got.image, got.refused.as_deref()), (None, Some("image web:1 is not signed")));
         assert!(got.why.contains("it is pinned") && got.why.contains("not signed"), "{}", got.why);

@@ -74,7 +74,12 @@ impl Attempts {
                 // The service was away: what happened meanwhile is not known, so time starts anew.
                 moved: if running { now } else { last },
                 by_firmware: attempt.firmware.is_some(),
-                seen: attempt.image.filter(|_| running).and_then(&seen).unwrap_or(Seen::Loads),
+                seen: attempt
+                    .image
+                    .or(attempt.waits_with)
+                    .filter(|_| running)
+                    .and_then(&seen)
+                    .unwrap_or(Seen::Loads),
                 kept: true,
                 attempt,
             };

@@ -132,7 +132,9 @@ pub fn supersede(attempt: &mut BootAttempt) -> bool {
 pub fn deadline(attempt: &BootAttempt, seen: Seen) -> Option<Millis> {
     let seconds = match attempt.reached()? {
         // It waits at a screen for an operator.
-        Stage::Script if attempt.image.is_none() => return None,
+        Stage::Script if attempt.image.is_none() && attempt.waits_with.is_none() => return None,
+        // The same, in memory.
+        Stage::Network if attempt.waits_with.is_some() => return None,
         // Its last stage; a foreign image that fetches its root has a slow initramfs (udev settles, DHCP is
         // tried on each NIC in turn).
         Stage::Initramfs if seen == Seen::Loads => return None,

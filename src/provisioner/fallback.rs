@@ -14,7 +14,9 @@ const MAX_FAILING: usize = 8;
 
 /// Why this boot counts against its image; `None` where it doesn't.
 fn failure(attempt: &BootAttempt, seen: Seen) -> Option<String> {
-    let loaded = attempt.stages.iter().any(|s| s.stage >= Stage::Initramfs);
+    // Until its init runs, a start by kexec hangs on the kernel before.
+    let from = if attempt.kexec_from.is_some() { Stage::Init } else { Stage::Initramfs };
+    let loaded = attempt.stages.iter().any(|s| s.stage >= from);
     if attempt.image.is_none() || seen != Seen::Reports || !loaded {
         return None;
     }

@@ -16,6 +16,7 @@
 //! | the per-machine script and its token | `script` |
 //! | reports and progress of a boot | `report` |
 //! | what a machine is made of | `facts` |
+//! | what a machine that waits is to do | `orders` |
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
@@ -37,6 +38,7 @@ mod files;
 mod flat;
 mod lease;
 mod machines;
+mod orders;
 mod report;
 mod roll;
 mod rollout;
@@ -57,6 +59,7 @@ mod tests;
 
 pub use answer::{Assignment, BootAnswer, InsteadOf, Policy, assigned, boot_answer, is_touched};
 pub use clock::{Clock, SystemClock, TestClock};
+pub use orders::Order;
 pub use secret::MAX_SECRET;
 pub use suspect::Suspect;
 pub use types::{

@@ -88,7 +88,8 @@ impl Provisioner {
 
     /// A blob was sent to a machine in this boot, whole or a part of it.
     pub async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
-        let Some(image) = self.state().attempts.get(boot).and_then(|t| t.attempt.image) else { return };
+        let loads = |a: &BootAttempt| a.image.or(a.waits_with);
+        let Some(image) = self.state().attempts.get(boot).and_then(|t| loads(&t.attempt)) else { return };
         let Ok(Some(image)) = self.0.images.get(image) else { return };
         let stage = match &image.manifest {
             m if m.kernel.digest == digest => Some(Stage::Kernel),

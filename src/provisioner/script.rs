@@ -42,16 +42,20 @@ impl Provisioner {
             hostname: None,
         };
         // A kernel that was not looked at yet is hashed before the lock, not under it.
-        let image = self.state().answer(&self.0.images, &client, &server, &self.voucher()).image;
-        if let Some(image) = image {
-            let this = self.clone();
-            let looked = tokio::task::spawn_blocking(move || drop(this.missing_blob(&image)));
-            // What was found is asked for again below.
-            drop(looked.await);
-        }
+        self.look(&client, &server).await;
         let (script, commit) = self.script_locked(server, peer, &query, &client, &token, fresh)?;
         commit.await?;
         Ok(script)
+    }
+
+    /// Hashes what a machine is about to be given, where it was not looked at yet. What is found is asked for
+    /// again under the lock.
+    pub(super) async fn look(&self, client: &BootClient, server: &ServerAddr) {
+        let answer = self.state().answer(&self.0.images, client, server, &self.voucher());
+        if let Some(image) = answer.image.or(answer.waits_with) {
+            let this = self.clone();
+            drop(tokio::task::spawn_blocking(move || drop(this.missing_blob(&image))).await);
+        }
     }
 
     fn script_locked(
@@ -113,7 +117,10 @@ impl Provisioner {
             },
             (None, Some(reason), _) => boot_script(&input(ScriptTarget::Refused { reason }))?,
             (None, None, BootTarget::Local) => boot_script(&input(ScriptTarget::Local))?,
-            (None, None, BootTarget::Discover) => boot_script(&input(ScriptTarget::Discover))?,
+            (None, None, BootTarget::Discover) => match &answer.waits_with {
+                Some(image) => boot_script(&input(ScriptTarget::Wait(image)))?,
+                None => boot_script(&input(ScriptTarget::Discover))?,
+            },
             (None, None, BootTarget::Ignore | BootTarget::Image { .. }) => {
                 boot_script(&input(ScriptTarget::Ignore))?
             }
@@ -132,31 +139,14 @@ impl Provisioner {
         if same.is_none() {
             state.begin(primary, id, Stage::Script, client.arch, false, now, &mut fx);
         }
-        let detail = match (&answer.image, &answer.refused) {
-            (Some(image), _) => image.manifest.tag.to_string(),
-            (None, Some(_)) => "refused".to_owned(),
-            (None, None) => answer.target.to_string(),
+        let detail = match (&answer.image, &answer.refused, &answer.waits_with) {
+            (Some(image), ..) => image.manifest.tag.to_string(),
+            (None, Some(_), _) => "refused".to_owned(),
+            (None, None, Some(image)) => format!("{} with {}", answer.target, image.manifest.tag),
+            (None, None, None) => answer.target.to_string(),
         };
         state.record(id, Stage::Script, Some(detail), now, &mut fx);
-        state.update(id, &mut fx, |t| {
-            let a = &mut t.attempt;
-            let old = a.clone();
-            a.image = answer.image.as_ref().map(|i| i.digest);
-            a.rule = Some(answer.rule.clone());
-            a.generation = answer.generation;
-            a.addr = Some(peer).filter(|p| !p.is_unspecified()).or(a.addr);
-            a.firmware = a.firmware.or(client.arch);
-            a.token_hash = a.image.map(|_| Digest::of(token.as_bytes()));
-            a.verdict = match (&answer.refused, &answer.target) {
-                (Some(reason), _) => Verdict::Failed { reason: reason.clone() },
-                (None, BootTarget::Local) => Verdict::Local,
-                (None, _) => Verdict::Running,
-            };
-            t.seen = answer.image.as_ref().map_or(Seen::Loads, |i| Seen::of(&i.manifest));
-            t.heard = now;
-            t.moved = now;
-            *a != old
-        });
+        state.fix(id, &answer, token, peer, client.arch, now, &mut fx);
         if machine != before {
             state.put(machine, &mut fx);
         }
@@ -165,11 +155,14 @@ impl Provisioner {
     }
 
     /// The one answer, with a look at the image's blobs: without one that is damaged.
-    fn checked(&self, state: &State, client: &BootClient, server: &ServerAddr) -> BootAnswer {
+    pub(super) fn checked(&self, state: &State, client: &BootClient, server: &ServerAddr) -> BootAnswer {
         let mut answer = state.answer(&self.0.images, client, server, &self.voucher());
         if let Some(reason) = answer.image.as_ref().and_then(|image| self.missing_blob(image)) {
             answer.refused = Some(reason);
             answer.image = None;
+        }
+        if answer.waits_with.as_ref().is_some_and(|image| self.missing_blob(image).is_some()) {
+            answer.waits_with = None;
         }
         answer
     }
@@ -183,6 +176,43 @@ impl Provisioner {
         };
         let why = image.manifest.blobs().find_map(|b| broken(b.digest))?;
         Some(format!("image {} is damaged in the store: {why}", image.manifest.tag))
+    }
+}
+
+impl State {
+    /// Fixes what a boot gets: from here on it is this target, and this token speaks for it.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn fix(
+        &mut self,
+        id: AttemptId,
+        answer: &BootAnswer,
+        token: &str,
+        peer: Ipv4Addr,
+        firmware: Option<ClientArch>,
+        now: Millis,
+        fx: &mut Effects,
+    ) {
+        self.update(id, fx, |t| {
+            let a = &mut t.attempt;
+            let old = a.clone();
+            a.image = answer.image.as_ref().map(|i| i.digest);
+            a.waits_with = answer.waits_with.as_ref().map(|i| i.digest);
+            a.rule = Some(answer.rule.clone());
+            a.generation = answer.generation;
+            a.addr = Some(peer).filter(|p| !p.is_unspecified()).or(a.addr);
+            a.firmware = a.firmware.or(firmware);
+            a.token_hash = a.image.or(a.waits_with).map(|_| Digest::of(token.as_bytes()));
+            a.verdict = match (&answer.refused, &answer.target) {
+                (Some(reason), _) => Verdict::Failed { reason: reason.clone() },
+                (None, BootTarget::Local) => Verdict::Local,
+                (None, _) => Verdict::Running,
+            };
+            let loads = answer.image.as_ref().or(answer.waits_with.as_ref());
+            t.seen = loads.map_or(Seen::Loads, |i| Seen::of(&i.manifest));
+            t.heard = now;
+            t.moved = now;
+            *a != old
+        });
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct State {
     pub flat: Option<dhcp::FlatLinks>,
     pub unknown: Unknown,
     pub fallback_after: u32,
+    pub discover_image: Option<String>,
     pub bounds: Bounds,
     pub machines: Machines,
     pub leases: dhcp::Leases,
@@ -68,6 +69,7 @@ impl State {
             site: options.site,
             unknown: options.unknown,
             fallback_after: options.fallback_after,
+            discover_image: options.discover_image,
             bounds: options.bounds,
             default,
             rules,
@@ -88,7 +90,11 @@ impl State {
     ) -> BootAnswer {
         // One `stat` for an image that was asked for before: fit to be done under the lock.
         let find = |digest| images.get(digest).map_err(|e| e.to_string());
-        boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find, vouch)
+        let waiting = || match &self.discover_image {
+            Some(reference) => images.resolve(reference).map(Some).map_err(|e| e.to_string()),
+            None => Ok(None),
+        };
+        boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find, vouch, &waiting)
     }
 
     fn policy(&self) -> Policy<'_> {

@@ -65,6 +65,8 @@ pub struct Options {
     /// Boots in a row that an image may fail on a machine before its last good one takes its place; 0:
     /// never.
     pub fallback_after: u32,
+    /// Image with whose kernel and initramfs machines wait for an assignment; the waiting screen without one.
+    pub discover_image: Option<String>,
     /// File of the key that secrets are sealed with; `None`: [`SECRETS_KEY`] in the state folder.
     pub secrets_key: Option<std::path::PathBuf>,
 }
@@ -207,6 +209,9 @@ pub enum ReportError {
     /// 400: a stage that the service sees by itself.
     #[error("{0:?} can't be reported, only init, network, rootfs, verified, switch_root and healthy")]
     NotReportable(Stage),
+    /// 503: this host can't make random numbers.
+    #[error("no randomness for a boot token: {0}")]
+    NoRandomness(String),
     /// 503: it could not be made durable; report it again.
     #[error("the report could not be recorded: {0}")]
     NotSaved(#[from] DbError),

@@ -16,9 +16,9 @@ use std::{
 };
 
 /// From power-on to healthy. Under TCG on a busy machine of two cores: 20 to 60 s.
-const BOOT: Duration = Duration::from_secs(240);
+pub(super) const BOOT: Duration = Duration::from_secs(240);
 /// One line in the machine's shell.
-const LINE: Duration = Duration::from_secs(60);
+pub(super) const LINE: Duration = Duration::from_secs(60);
 
 /// A virtual server keeps one core busy: so many run at once.
 pub(super) struct Slot;
@@ -73,8 +73,8 @@ pub(super) fn settings(folder: &Folder, mode: Mode) -> Settings {
 }
 
 /// A site with tiny:1 as its default and tiny:2 in the store.
-struct Site {
-    lab: Lab,
+pub(super) struct Site {
+    pub(super) lab: Lab,
     folder: Folder,
 }
 
@@ -86,8 +86,13 @@ impl Site {
     }
 
     fn on(net: Net, server: pristine::lab::Host, mode: Mode) -> Site {
+        Site::with(net, server, mode, "")
+    }
+
+    /// With more lines of configuration.
+    pub(super) fn with(net: Net, server: pristine::lab::Host, mode: Mode, extra: &str) -> Site {
         let folder = Folder::temporary("boots").unwrap();
-        let settings = settings(&folder, mode);
+        let settings = Settings { extra: extra.to_owned(), ..settings(&folder, mode) };
         copy_images(&built("images/state"), &settings.state).unwrap();
         let lab = Lab::on(net, server, settings, Box::new(|_, _| {})).unwrap();
         lab.cli(&["default", "tiny:1"]).unwrap();
@@ -95,12 +100,12 @@ impl Site {
     }
 
     /// A machine that is powered on, and its name for messages.
-    fn power_on(&self, n: u8, firmware: Firmware) -> Vm {
+    pub(super) fn power_on(&self, n: u8, firmware: Firmware) -> Vm {
         self.lab.power_on(Spec::new(n, firmware)).unwrap()
     }
 
     /// The result, or a panic that shows what the machine and the service said.
-    fn show<T>(&self, vm: &Vm, result: Result<T, LabError>) -> T {
+    pub(super) fn show<T>(&self, vm: &Vm, result: Result<T, LabError>) -> T {
         result.unwrap_or_else(|e| {
             let log = std::fs::read_to_string(self.lab.service().log_path()).unwrap_or_default();
             let log: Vec<&str> = log.lines().rev().take(60).collect();
@@ -111,7 +116,7 @@ impl Site {
         })
     }
 
-    fn healthy(&self, vm: &Vm, before: &BTreeSet<pristine::model::AttemptId>) -> BootAttempt {
+    pub(super) fn healthy(&self, vm: &Vm, before: &BTreeSet<pristine::model::AttemptId>) -> BootAttempt {
         self.show(vm, self.lab.follow().healthy(vm.spec().mac, before, BOOT))
     }
 
@@ -120,7 +125,7 @@ impl Site {
         serde_json::from_str(&text).unwrap()
     }
 
-    fn digest(&self, tag: &str) -> String {
+    pub(super) fn digest(&self, tag: &str) -> String {
         self.image(tag)["digest"].as_str().unwrap().to_owned()
     }
 }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use pristine::{
     httpd::{Machines, Pace, Server, Settings},
     lab::process::{output_within, tethered},
-    model::{Arch, AttemptId, Digest, Facts, Manifest},
+    model::{Arch, AttemptId, Digest, Facts, Mac, Manifest},
     netboot::ServerAddr,
-    provisioner::{FileAnswer, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
+    provisioner::{FileAnswer, Order, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
     store::ImageStore,
 };
 use pristine_signature::{SecretKey, Zeroizing};
@@ -107,6 +107,20 @@ impl Machines for Stand {
                 Ok(())
             }
             _ => Err(ReportError::DeadToken("failed")),
+        }
+    }
+
+    async fn orders(
+        &self,
+        _: ServerAddr,
+        _: Ipv4Addr,
+        token: &str,
+        nic: Option<Mac>,
+    ) -> Result<Order, ReportError> {
+        match (token, nic) {
+            ("wait", _) => Ok(Order::Wait { why: "nothing yet".into() }),
+            ("go", Some(_)) => Ok(Order::Restart { why: "told to".into() }),
+            _ => Err(ReportError::UnknownToken),
         }
     }
 }
@@ -518,6 +532,45 @@ fn facts_need_a_token_and_are_bounded_and_what_is_not_known_is_passed_over() {
     assert_eq!(served.text(&["-o", "got", "-w", "%{http_code}", "-d", "{}", &url]), "401");
     assert_eq!(post("good", r#"{"nics":[{"mac":"nonsense"}]}"#), "400");
     assert_eq!(post("good", &format!(r#"{{"vendor":"{}"}}"#, "x".repeat(200_000))), "413");
+}
+
+#[test]
+fn a_question_for_orders_is_held_until_there_are_some_and_never_takes_the_places_of_those_that_boot() {
+    let served = serve_with(Settings { max_connections: 8, ..Settings::default() });
+    let url = served.url("/boot/orders");
+    let ask = |token: &str, body: &str| {
+        let auth = format!("Authorization: Bearer {token}");
+        served.text(&["-w", " %{http_code}", "-H", &auth, "-d", body, &url])
+    };
+    assert_eq!(ask("go", r#"{"mac":"52:54:00:00:00:01"}"#), r#"{"order":"restart","why":"told to"} 200"#);
+    assert!(ask("nobody", "{}").ends_with(" 401"));
+    assert!(ask("go", r#"{"mac":7}"#).ends_with(" 400"));
+    // A quarter of the places may be held.
+    let waiting: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = served.connect();
+            let request = "POST /boot/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wait\r\nContent-Length: 2\r\n\r\n{}";
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let mut full = ask("wait", "{}");
+    while full.ends_with(" 200") {
+        // Asked before one of the two came in: it was held as long as any.
+        full = ask("wait", "{}");
+    }
+    assert!(full.contains("too many machines wait") && full.ends_with(" 503"), "{full}");
+    assert_eq!(served.text(&["-o", "got", "-w", "%{http_code}", &served.url("/healthz")]), "200");
+    // The service ends: nobody is left without an answer.
+    served.stop.send(true).unwrap();
+    let answers = waiting.into_iter().map(|mut stream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answers: Vec<String> = answers.collect();
+    assert!(answers.iter().all(|a| a.starts_with("HTTP/1.1 503 ")), "{answers:?}");
+    assert!(answers.iter().any(|a| a.contains("restarting")), "{answers:?}");
 }
 
 #[test]

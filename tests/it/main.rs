@@ -7,6 +7,7 @@ mod boots;
 mod boots_built;
 mod boots_firmware;
 mod boots_foreign;
+mod boots_kexec;
 mod build;
 mod cli;
 mod dhcpd;

@@ -11,7 +11,7 @@ use std::{net::SocketAddrV4, path::Path};
 /// Longest boot script that is read.
 const MAX_SCRIPT: u64 = 64 << 10;
 /// All that the server may say; anything else of its command line is its kernel's, which does not run here.
-const WORDS: [&str; 3] = ["pristine.image=", "pristine.boot=", "pristine.token="];
+const WORDS: [&str; 4] = ["pristine.image=", "pristine.discover", "pristine.boot=", "pristine.token="];
 
 /// Asks for the machine's boot script, and takes from it which image, for which boot attempt.
 pub fn ask(server: SocketAddrV4, mac: [u8; 6]) -> Result<Words> {
@@ -24,7 +24,8 @@ pub fn ask(server: SocketAddrV4, mac: [u8; 6]) -> Result<Words> {
 }
 
 fn read(script: &str) -> Result<Words> {
-    let kernel = script.lines().find(|l| l.starts_with("kernel ") && l.contains(" pristine.image="));
+    let ours = |l: &str| l.contains(" pristine.image=") || l.contains(" pristine.discover ");
+    let kernel = script.lines().find(|l| l.starts_with("kernel ") && ours(l));
     let Some(kernel) = kernel else {
         let why = script.lines().find_map(|l| l.strip_prefix("echo Why: "));
         let why: String =
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_three_words_and_no_other() {
+    fn takes_its_words_and_no_other() {
         let script = "#!ipxe\nset url x\nkernel --name vmlinuz.efi http://198.18.0.1/k?boot=1 initrd=initrd0 init=/bin/sh \
                       pristine.server=http://198.18.0.66 pristine.image=ab pristine.boot=1 pristine.token=t BOOTIF=01-02 || goto failed\nboot\n";
         assert_eq!(read(script), Ok(Words::parse("pristine.image=ab pristine.boot=1 pristine.token=t")));

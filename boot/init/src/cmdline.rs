@@ -75,8 +75,9 @@ impl Words {
 pub struct Boot {
     /// `pristine.server`: where the service is.
     pub server: SocketAddrV4,
-    /// `pristine.image`: the image's identity, which everything else is checked against.
-    pub image: Digest,
+    /// `pristine.image`: the image's identity, which everything else is checked against. `None` with
+    /// `pristine.discover`: it waits until it is assigned one.
+    pub image: Option<Digest>,
     /// `pristine.boot`: the boot attempt's name.
     pub attempt: String,
     /// `pristine.token`: allows reports of this boot, nothing else.
@@ -127,7 +128,10 @@ impl Boot {
     /// Reads the words that Pristine's boot script puts on the command line.
     pub fn from_words(words: &Words) -> Result<Boot> {
         let Way { server, mac } = Way::from_words(words)?;
-        let image = word(words, "pristine.image")?;
+        let image = match words.has("pristine.discover") {
+            true => None,
+            false => Some(word(words, "pristine.image")?),
+        };
         let attempt = word(words, "pristine.boot")?;
         let harmless = |s: &str| {
             (1..=128).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
@@ -141,7 +145,9 @@ impl Boot {
         }
         Ok(Boot {
             server,
-            image: image.parse().map_err(|()| bad("pristine.image", image, "64 hex digits"))?,
+            image: image
+                .map(|image| image.parse().map_err(|()| bad("pristine.image", image, "64 hex digits")))
+                .transpose()?,
             attempt: attempt.to_owned(),
             token: token.to_owned(),
             mac,
@@ -191,7 +197,9 @@ mod tests {
     fn reads_what_the_boot_script_says() {
         let boot = line(|l| l).unwrap();
         assert_eq!(boot.server, "198.18.0.1:8080".parse().unwrap());
-        assert_eq!(boot.image.to_string(), IMAGE);
+        assert_eq!(boot.image.unwrap().to_string(), IMAGE);
+        let waits = line(|l| l.replace(&format!("pristine.image={IMAGE}"), "pristine.discover")).unwrap();
+        assert_eq!((waits.image, waits.attempt.as_str()), (None, "00000000000000ab"));
         assert_eq!(boot.mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0xab]));
         assert_eq!((boot.attempt.as_str(), boot.token.as_str()), ("00000000000000ab", "tok_EN-1"));
         assert_eq!(boot.init, None);

@@ -1,6 +1,6 @@
 //! DHCP packets (RFC 2131, 2132, 3442), as far as `init` needs them. Pure: bytes in, bytes out.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// Offset of `options` behind the magic cookie.
@@ -49,6 +49,8 @@ pub struct Answer {
     pub domain: Option<String>,
     /// Option 26, at least 576.
     pub mtu: Option<u16>,
+    /// Option 51: how long the address is ours; `None` for ever, or where nothing is said.
+    pub lease: Option<Duration>,
 }
 
 /// A DISCOVER.
@@ -127,6 +129,12 @@ pub fn parse(packet: &[u8], x: &Exchange) -> Option<Answer> {
             (1..=253).contains(&d.len())
                 && d.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
         }),
+        lease: get(51)
+            .try_into()
+            .ok()
+            .map(u32::from_be_bytes)
+            .filter(|seconds| *seconds != u32::MAX)
+            .map(|seconds| Duration::from_secs(seconds.into())),
         mtu: get(26).try_into().ok().map(u16::from_be_bytes).filter(|mtu| *mtu >= 576),
     })
 }
@@ -234,12 +242,13 @@ mod tests {
     #[test]
     fn reads_an_offer() {
         let mut o = vec![53, 1, 2, 1, 4, 255, 255, 255, 0, 0, 0, 3, 8, 10, 1, 2, 1, 10, 1, 2, 2];
-        o.extend([6, 4, 9, 9, 9, 9, 54, 4, 10, 1, 2, 1, 26, 2, 0x05, 0xdc, 15, 4]);
+        o.extend([51, 4, 0, 0, 14, 16, 6, 4, 9, 9, 9, 9, 54, 4, 10, 1, 2, 1, 26, 2, 0x05, 0xdc, 15, 4]);
         o.extend(b"lan\0");
         o.extend([121, 8, 24, 172, 16, 5, 10, 1, 2, 9, 121, 5, 0, 10, 1, 2, 1, 255]);
         // Both parts of option 121 belong together, but this cut is within an entry's list.
         let a = parse(&answer(&o), &X).unwrap();
         assert_eq!((a.kind, a.addr, a.mask), (Kind::Offer, [10, 1, 2, 3].into(), [255, 255, 255, 0].into()));
+        assert_eq!(a.lease, Some(Duration::from_secs(3600)));
         assert_eq!((a.router, a.server), (Some([10, 1, 2, 1].into()), Some([10, 1, 2, 1].into())));
         assert_eq!((a.dns, a.domain.as_deref(), a.mtu), (vec![[9, 9, 9, 9].into()], Some("lan"), Some(1500)));
         assert_eq!(

@@ -238,20 +238,36 @@ pub fn get(
     })
 }
 
-/// POST of a JSON body; gives the status.
+/// POST of a JSON body; gives the status and the answer's body, of at most `most` bytes.
 pub fn post(
     server: SocketAddrV4,
     path: &str,
     token: &str,
     body: &str,
+    most: u64,
     limits: Limits,
-) -> Result<u16, Trouble> {
+) -> Result<(u16, Vec<u8>), Trouble> {
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: pristine-init\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    exchange(server, request.as_bytes(), limits).map(|(head, _, _)| head.status)
+    let (head, early, stream) = exchange(server, request.as_bytes(), limits)?;
+    let left = head.length.unwrap_or(0);
+    if left > most {
+        return Err(Trouble::Final {
+            why: format!("the server's answer has {left} bytes, more than any real one"),
+        });
+    }
+    let early = std::io::Cursor::new(early);
+    let mut answer = Answer { at: 0, left, early, stream, pace: Pace::new(PACE) };
+    let mut out = Vec::new();
+    let mut piece = [0; 4096];
+    while answer.left > 0 {
+        let n = answer.read(&mut piece)?;
+        out.extend_from_slice(piece.get(..n).unwrap_or_default());
+    }
+    Ok((head.status, out))
 }
 
 /// Sends a request and reads the answer's head; gives also what came of the body with it.

@@ -12,15 +12,18 @@ mod console;
 mod devices;
 mod dhcp;
 mod digest;
+mod discover;
 mod disks;
 mod facts;
 mod failure;
 mod fetch;
 mod http;
+mod kexec;
 mod lldp;
 mod manifest;
 mod modules;
 mod net;
+mod orders;
 mod random;
 mod report;
 mod root;
@@ -115,7 +118,7 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     }
     let carried = trust::carried()?;
     // An initramfs with keys of its own may come from elsewhere, and then asks which image it is to be.
-    let asks = carried.is_some() && words.get("pristine.image").is_none();
+    let asks = carried.is_some() && words.get("pristine.boot").is_none();
     let Way { server, mac } = Way::from_words(words)?;
     let said = if asks { None } else { Some(Boot::from_words(words)?) };
     // The kernel's own wishes for modules (the driver of a NIC's PHY) come to us.
@@ -123,31 +126,41 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     let _ = std::os::unix::fs::symlink("/init", "/sbin/modprobe");
     let mut modules = devices::Modules::open();
     let began = uptime();
-    let network = net::bring_up(&mut modules, mac)?;
+    let mut network = net::bring_up(&mut modules, mac)?;
     let boot = match said {
         Some(boot) => boot,
         None => Boot::from_words(&words.and(assignment::ask(server, network.mac)?))?,
     };
-    let reporter = &*reporter.insert(Reporter {
+    let said_to = |attempt: &str, token: &str| Reporter {
         server: boot.server,
-        attempt: boot.attempt.clone(),
-        token: boot.token.clone(),
-    });
-    reporter.stage("init", Some(&format!("{began:.1} s after the kernel")));
+        attempt: attempt.to_owned(),
+        token: token.to_owned(),
+    };
+    let told = reporter.insert(said_to(&boot.attempt, &boot.token));
+    told.stage("init", Some(&format!("{began:.1} s after the kernel")));
     let lease = &network.lease;
     say(format!("{} has {}, the server is http://{}", network.interface, lease.addr, boot.server));
-    reporter.stage("network", Some(&format!("{} {}", network.interface, lease.addr)));
+    told.stage("network", Some(&format!("{} {}", network.interface, lease.addr)));
+    let teller = facts::Teller::start(told, &network.interface);
 
-    let teller = facts::Teller::start(reporter, &network.interface);
-
-    let path = format!("/blobs/{}?boot={}", boot.image, boot.attempt);
+    let Some(image) = boot.image else {
+        let next = discover::wait(told, &mut network)?;
+        teller.stop();
+        // What goes wrong from here on is that boot's.
+        let told = reporter.insert(said_to(&next.boot, &next.token));
+        return kexec::boot(told, &next, carried.as_ref());
+    };
+    let reporter = &*told;
+    let path = format!("/blobs/{image}?boot={}", boot.attempt);
     let bytes = fetch::whole(boot.server, &path, None, manifest::MAX_MANIFEST, "the image's manifest")?;
-    let (tag, rootfs) = manifest::read(&bytes, boot.image)?;
-    say(format!("image {tag}, sha256:{}", boot.image));
+    let (tag, manifest) = manifest::read(&bytes, image)?;
+    let rootfs = manifest.rootfs(&tag)?;
+    say(format!("image {tag}, sha256:{image}"));
     if let Some(carried) = &carried {
-        say(trust::check(carried, boot.server, &bytes, boot.image, &tag)?);
+        say(trust::check(carried, boot.server, &bytes, image, &tag)?);
     }
-    root::check_memory(&rootfs)?;
+    // The tree is held twice for a moment: as bytes to check against and as the kernel's hash device.
+    root::check_memory(rootfs.blob.size + 2 * rootfs.verity.tree.size, "the root")?;
     let fetched = root::fetch(boot.server, &boot.attempt, &rootfs)?;
     let mb = rootfs.blob.size as f32 / 1e6;
     let rate = format!("{mb:.1} MB in {:.1} s", fetched.seconds);
@@ -195,6 +208,11 @@ fn give_up(failure: &Failure, words: &Words, reporter: Option<&Reporter>) -> ! {
         reporter.failed(&failure.0);
     }
     std::thread::sleep(wait);
+    restart()
+}
+
+/// Through the firmware.
+fn restart() -> ! {
     loop {
         let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
         std::thread::sleep(Duration::from_secs(1));

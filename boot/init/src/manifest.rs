@@ -12,6 +12,17 @@ pub struct Manifest {
     pub schema: u32,
     /// `name:version`.
     pub tag: String,
+    /// The kernel.
+    pub kernel: Blob,
+    /// Initramfs files, in the order in which they are put behind each other.
+    #[serde(default)]
+    pub initramfs: Vec<Blob>,
+    /// The kernel command line, without what is put in for one boot.
+    #[serde(default)]
+    pub cmdline: String,
+    /// Its initramfs is ours.
+    #[serde(default)]
+    pub native: bool,
     /// The root file system.
     pub rootfs: Option<RootFs>,
 }
@@ -50,8 +61,8 @@ pub struct Verity {
 /// Longest manifest that is read.
 pub const MAX_MANIFEST: u64 = 1 << 20;
 
-/// Reads a manifest whose digest must be `identity`. Its figures must fit each other.
-pub fn read(bytes: &[u8], identity: Digest) -> Result<(String, RootFs)> {
+/// Reads a manifest whose digest must be `identity`; with its tag, fit for a console.
+pub fn read(bytes: &[u8], identity: Digest) -> Result<(String, Manifest)> {
     if Digest::of(bytes) != identity {
         return failed(format!("the manifest from the server is not image {identity}: it was changed"));
     }
@@ -60,18 +71,25 @@ pub fn read(bytes: &[u8], identity: Digest) -> Result<(String, RootFs)> {
     if manifest.schema != 1 {
         return failed(format!("image {tag} has manifest format {}; this init reads 1", manifest.schema));
     }
-    let Some(rootfs) = manifest.rootfs else {
-        return failed(format!("image {tag} has no rootfs: import it with --rootfs"));
-    };
-    let blocks = rootfs.blob.size.div_ceil(verity::BLOCK as u64);
-    // 1 TiB: far above any memory, far below what could overflow.
-    let fits = (2..=1 << 28).contains(&blocks)
-        && rootfs.verity.data_blocks == blocks
-        && rootfs.verity.tree.size == verity::tree_len(blocks);
-    if !fits {
-        return failed(format!("the figures in the manifest of image {tag} do not fit each other"));
+    Ok((tag, manifest))
+}
+
+impl Manifest {
+    /// The root file system of image `tag`. Its figures must fit each other.
+    pub fn rootfs(&self, tag: &str) -> Result<RootFs> {
+        let Some(rootfs) = self.rootfs else {
+            return failed(format!("image {tag} has no rootfs: import it with --rootfs"));
+        };
+        let blocks = rootfs.blob.size.div_ceil(verity::BLOCK as u64);
+        // 1 TiB: far above any memory, far below what could overflow.
+        let fits = (2..=1 << 28).contains(&blocks)
+            && rootfs.verity.data_blocks == blocks
+            && rootfs.verity.tree.size == verity::tree_len(blocks);
+        if !fits {
+            return failed(format!("the figures in the manifest of image {tag} do not fit each other"));
+        }
+        Ok(rootfs)
     }
-    Ok((tag, rootfs))
 }
 
 #[cfg(test)]
@@ -91,14 +109,16 @@ mod tests {
     #[test]
     fn takes_only_the_pinned_manifest_with_figures_that_fit() {
         let good = manifest(4096 * 129 - 5, 129, 3 * 4096);
-        let (tag, rootfs) = read(good.as_bytes(), Digest::of(good.as_bytes())).unwrap();
+        let (tag, whole) = read(good.as_bytes(), Digest::of(good.as_bytes())).unwrap();
+        let rootfs = whole.rootfs(&tag).unwrap();
         assert_eq!((tag.as_str(), rootfs.verity.data_blocks), ("web:2", 129));
         assert!(read(good.as_bytes(), Digest([0; 32])).unwrap_err().0.contains("changed"));
         for (size, blocks, tree) in
             [(4096 * 129, 128, 4096), (4096 * 129, 129, 4096), (1, 1, 0), (u64::MAX, 1 << 52, 4096)]
         {
             let lying = manifest(size, blocks, tree);
-            assert!(read(lying.as_bytes(), Digest::of(lying.as_bytes())).is_err(), "{size}");
+            let (tag, whole) = read(lying.as_bytes(), Digest::of(lying.as_bytes())).unwrap();
+            assert!(whole.rootfs(&tag).is_err(), "{size}");
         }
     }
 }

@@ -47,6 +47,32 @@ pub fn bring_up(modules: &mut Modules, mac: Option<[u8; 6]>) -> Result<Network> 
     Ok(Network { interface, mac, lease })
 }
 
+/// Asks once for the address that we have, so that it stays ours. False where nobody answered: it is asked for
+/// again later.
+pub fn renew(network: &mut Network) -> bool {
+    let again = || -> Result<Answer> {
+        let socket = UdpSocket::bind("0.0.0.0:68").doing("make a DHCP socket")?;
+        socket.set_broadcast(true).doing("prepare the DHCP socket")?;
+        sys::bind_to_device(&socket, &network.interface).doing("bind to the NIC")?;
+        let x = Exchange { xid: random::bits(), mac: network.mac, secs: 0 };
+        let lease = one_exchange(&socket, &x, Duration::from_secs(4)).map_err(Failure)?;
+        if lease.addr != network.lease.addr {
+            configure(&socket, &network.interface, &lease)?;
+        }
+        Ok(lease)
+    };
+    match again() {
+        Ok(lease) => {
+            network.lease = lease;
+            true
+        }
+        Err(why) => {
+            say(format!("the lease of {} was not renewed: {why}", network.lease.addr));
+            false
+        }
+    }
+}
+
 /// NICs by name and MAC; none of the virtual kinds (loopback, tunnels), which have no device.
 pub fn nics() -> Vec<(String, [u8; 6])> {
     let mut out: Vec<_> = fs::read_dir("/sys/class/net")

@@ -12,6 +12,8 @@ use std::{fs, io::Write, net::SocketAddrV4, os::unix::fs::OpenOptionsExt, path::
 const PATH: &str = "/boot/report";
 const FACTS: &str = "/boot/facts";
 const LIMITS: Limits = Limits { connect: Duration::from_secs(2), idle: Duration::from_secs(3) };
+/// Longest answer to a report: a line of text.
+const MAX_ANSWER: u64 = 64 << 10;
 /// Where the running image finds what it needs to say that it is healthy.
 const BOOT_FILE: &str = "/run/pristine/boot.json";
 const AGENT: &str = "/run/pristine/agent";
@@ -63,7 +65,9 @@ impl Reporter {
         let body = serde_json::to_string(body).map_err(|e| e.to_string())?;
         let mut why = String::new();
         for nth in 1..=tries {
-            match http::post(self.server, path, &self.token, &body, LIMITS) {
+            match http::post(self.server, path, &self.token, &body, MAX_ANSWER, LIMITS)
+                .map(|(status, _)| status)
+            {
                 Ok(200..=299) => return Ok(()),
                 // The service knows better (another boot has begun, or the token is used up).
                 Ok(status @ (400..=407 | 409..=424 | 426..=428)) => {

@@ -35,19 +35,18 @@ pub fn memory(field: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Fails, with figures, where the root would not fit.
-pub fn check_memory(rootfs: &RootFs) -> Result<()> {
+/// Fails, with figures, where so many bytes for `what` would not fit.
+pub fn check_memory(bytes: u64, what: &str) -> Result<()> {
     let (Some(available), Some(total)) = (memory("MemAvailable"), memory("MemTotal")) else { return Ok(()) };
-    // The tree is held twice for a moment: as bytes to check against and as the kernel's hash device.
-    let need = rootfs.blob.size + 2 * rootfs.verity.tree.size + SPARE;
+    let need = bytes.saturating_add(SPARE);
     if need > available {
         return failed(format!(
-            "too little memory: the root needs {} MiB and {} of {} MiB are free. Give the machine {} MiB or more, or \
+            "too little memory: {what} needs {} MiB and {} of {} MiB are free. Give the machine {} MiB or more, or \
              make the image smaller",
             mib(need),
             mib(available),
             mib(total),
-            mib(total + need - available).next_multiple_of(256)
+            mib(total.saturating_add(need - available)).next_multiple_of(256)
         ));
     }
     Ok(())
@@ -58,7 +57,7 @@ fn mib(bytes: u64) -> u64 {
 }
 
 /// A file in memory that can later be sealed.
-fn memory_file(name: &str, size: u64) -> Result<File> {
+pub fn memory_file(name: &str, size: u64) -> Result<File> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
         .doing("make a memory file")?;
     let file = File::from(fd);

@@ -187,6 +187,22 @@ pub fn add_route(
         .map(drop)
 }
 
+/// Loads a kernel, its initramfs and its command line for the start by reboot(2) (kexec_file_load(2)).
+pub fn kexec_file_load(kernel: impl AsFd, initramfs: Option<impl AsFd>, cmdline: &str) -> io::Result<()> {
+    const NO_INITRAMFS: libc::c_ulong = 4;
+    let line = CString::new(cmdline)?;
+    let (initramfs, flags) = match &initramfs {
+        Some(file) => (file.as_fd().as_raw_fd(), 0),
+        None => (-1, NO_INITRAMFS),
+    };
+    let (kernel, len) = (kernel.as_fd().as_raw_fd(), line.as_bytes_with_nul().len());
+    // SAFETY: the descriptors are borrowed, so open; `line` is `len` bytes with its NUL, which the kernel only
+    // reads. The call changes nothing of this process.
+    let done =
+        unsafe { libc::syscall(libc::SYS_kexec_file_load, kernel, initramfs, len, line.as_ptr(), flags) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 

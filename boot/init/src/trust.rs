@@ -5,6 +5,7 @@ use crate::{
     digest::Digest,
     failure::{Doing, Result, failed},
     fetch,
+    manifest::Manifest,
 };
 use pristine_signature::{Carried, MAX_SIGNATURE, MAX_SIGNATURES, Signature, Vouched, utc};
 use std::{fs, io, net::SocketAddrV4, path::Path};
@@ -49,6 +50,35 @@ pub fn check(
     let most = ((MAX_SIGNATURE + 1) * MAX_SIGNATURES) as u64;
     let bytes = fetch::whole(server, &path, None, most, "the image's signatures")?;
     judge(carried, &bytes, manifest, image, tag)
+}
+
+/// A command line that the server says must be the one of the proven manifest, with nothing but the words that
+/// every boot gets: any other (`init=/bin/sh`) would make of a signed image what nobody signed.
+pub fn check_cmdline(manifest: &Manifest, line: &str, server: SocketAddrV4, image: Digest) -> Result<()> {
+    if !manifest.native {
+        return failed("it has an initramfs of its own, which proves nothing that it runs");
+    }
+    if manifest.cmdline.contains('{') {
+        return failed("its command line has places that the server fills in, which no key vouches for");
+    }
+    let ours = |word: &&str| {
+        ["initrd=initrd", "pristine.boot=", "pristine.token=", "BOOTIF="]
+            .iter()
+            .any(|ours| word.starts_with(ours))
+    };
+    let own = [format!("pristine.server=http://{server}"), format!("pristine.image={image}")];
+    let short = server.to_string().strip_suffix(":80").map(|ip| format!("pristine.server=http://{ip}"));
+    let fixed: Vec<&str> = own.iter().chain(&short).map(String::as_str).collect();
+    let signed: Vec<&str> = manifest.cmdline.split_ascii_whitespace().collect();
+    let panics = signed.iter().any(|word| word.starts_with("panic="));
+    let rest: Vec<&str> = line
+        .split_ascii_whitespace()
+        .filter(|word| !ours(word) && !fixed.contains(word) && (panics || *word != "panic=30"))
+        .collect();
+    if rest != signed {
+        return failed(format!("the server says a command line that is not the image's: {}", rest.join(" ")));
+    }
+    Ok(())
 }
 
 fn judge(carried: &Carried, bytes: &[u8], manifest: &[u8], image: Digest, tag: &str) -> Result<String> {
@@ -106,6 +136,40 @@ mod tests {
         assert!(old.contains("signed at 2021-10-08 13:47:15Z") && old.contains("or later"), "{old}");
         let other = ask(&floor("db 0"), FILE, b"test").unwrap_err();
         assert!(other.contains("it boots db"), "{other}");
+    }
+
+    #[test]
+    fn a_signed_image_gets_no_command_line_but_its_own() {
+        let server = "198.18.0.1:8080".parse().unwrap();
+        let image = Digest([7; 32]);
+        let blob = format!(r#"{{"digest":"{image}","size":1}}"#);
+        let manifest = |cmdline: &str, native: bool| {
+            let text = format!(
+                r#"{{"schema":1,"tag":"web:2","kernel":{blob},"cmdline":"{cmdline}","native":{native}}}"#
+            );
+            serde_json::from_str::<Manifest>(&text).unwrap()
+        };
+        let words = |of_image: &str| {
+            format!(
+                "initrd=initrd0 {of_image} pristine.server=http://{server} pristine.image={image} pristine.boot=00aa \
+                 pristine.token=t BOOTIF=01-02"
+            )
+        };
+        let web = manifest("console=ttyS0 quiet", true);
+        let ask = |line: &str| check_cmdline(&web, line, server, image);
+        assert_eq!(ask(&words("console=ttyS0 quiet panic=30")), Ok(()));
+        for bad in [
+            words("console=ttyS0 quiet init=/bin/sh"),
+            words("console=ttyS0"),
+            words("quiet console=ttyS0"),
+            words("console=ttyS0 quiet").replace("198.18.0.1", "198.18.0.66"),
+            words("console=ttyS0 quiet") + &format!(" pristine.image={}", Digest([8; 32])),
+            words("console=ttyS0 quiet") + " pristine.config=yes",
+        ] {
+            assert!(ask(&bad).is_err(), "{bad}");
+        }
+        assert!(check_cmdline(&manifest("a={mac}", true), &words("a=1"), server, image).is_err());
+        assert!(check_cmdline(&manifest("quiet", false), &words("quiet"), server, image).is_err());
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! What a running machine that asks is to do next: wait, restart, or boot its image by kexec.
+
+use super::{
+    Provisioner, ReportError, random,
+    state::{Effects, State},
+};
+use crate::{
+    model::{
+        AttemptId, BootAttempt, BootClient, BootTarget, ClientKind, Digest, IpxeFeatures, Mac, Machine,
+        Millis, Stage, Verdict,
+    },
+    netboot::{
+        ServerAddr,
+        cmdline::{self, CmdlineInput},
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::Ipv4Addr};
+
+/// A machine's `last_seen` is as coarse as this.
+const SEEN_EVERY: Millis = 60_000;
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// Nothing yet.
+    Wait {
+        /// What it waits for, for its console.
+        why: String,
+    },
+    /// Restart, through the firmware.
+    Restart {
+        /// Why.
+        why: String,
+    },
+    /// Start this image by kexec. The boot is on record, and its token speaks for it.
+    Boot {
+        /// The new boot attempt.
+        boot: AttemptId,
+        /// Its token.
+        token: String,
+        /// The image.
+        image: Digest,
+        /// Kernel command line.
+        cmdline: String,
+    },
+}
+
+/// Without the token, on the command line too.
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Order::Wait { why } => write!(f, "Wait({why})"),
+            Order::Restart { why } => write!(f, "Restart({why})"),
+            Order::Boot { boot, image, .. } => write!(f, "Boot({boot}, {image})"),
+        }
+    }
+}
+
+impl Provisioner {
+    /// What the machine that waits with this token is to do now; `nic` is its NIC. Where it is to boot, that boot
+    /// is on disk before this returns. Asked again with the same token, before anything of that boot was
+    /// fetched, it is the same boot with another token: an answer may get lost.
+    pub async fn orders(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        token: &str,
+        nic: Option<Mac>,
+    ) -> Result<Order, ReportError> {
+        let asks = Digest::of(token.as_bytes());
+        let client = self.asking(asks, nic)?;
+        self.look(&client, &server).await;
+        let no_random = |e: getrandom::Error| ReportError::NoRandomness(e.to_string());
+        let token = Digest(random().map_err(no_random)?).to_string();
+        let fresh = AttemptId(u64::from_ne_bytes(random().map_err(no_random)?));
+        let (order, commit) = self.orders_locked(server, peer, asks, &client, token, fresh)?;
+        if matches!(order, Order::Boot { .. }) {
+            commit.await?;
+        }
+        Ok(order)
+    }
+
+    /// Who asks with the token of this hash.
+    fn asking(&self, token: Digest, nic: Option<Mac>) -> Result<BootClient, ReportError> {
+        let state = self.state();
+        let attempt = waiting(&state, token)?;
+        let nic = nic.filter(|nic| state.machines.primary(*nic) == attempt.mac);
+        Ok(BootClient {
+            mac: nic.unwrap_or(attempt.mac),
+            // As its boot program would ask, if it went through the firmware.
+            kind: ClientKind::Ipxe(IpxeFeatures { http: true, ..IpxeFeatures::default() }),
+            arch: attempt.firmware,
+            uuid: None,
+            hostname: None,
+        })
+    }
+
+    fn orders_locked(
+        &self,
+        server: ServerAddr,
+        peer: Ipv4Addr,
+        asks: Digest,
+        client: &BootClient,
+        token: String,
+        fresh: AttemptId,
+    ) -> Result<(Order, crate::store::db::Commit), ReportError> {
+        let now = self.now();
+        let mut fx = Effects::default();
+        let mut locked = self.state();
+        let state = &mut *locked;
+        let from = waiting(state, asks)?.clone();
+        let Some(mut machine) = state.machines.get(from.mac).cloned() else {
+            return Err(ReportError::UnknownToken);
+        };
+        state.attempts.update(from.id, |t| {
+            t.heard = now;
+            false
+        });
+        let answer = self.checked(state, client, &server);
+        let given = state.attempts.latest(from.mac).map(|t| t.attempt.id).filter(|id| *id != from.id);
+        let id = given.unwrap_or(fresh);
+        let order = match (&answer.image, &answer.refused, &answer.target) {
+            (Some(image), ..) => {
+                let input = CmdlineInput { server, mac: client.mac, boot: id, token: &token };
+                match cmdline::for_boot(image, &input) {
+                    Ok(cmdline) => Order::Boot { boot: id, token, image: image.digest, cmdline },
+                    Err(e) => Order::Wait { why: e.to_string() },
+                }
+            }
+            (None, Some(reason), _) => Order::Wait { why: reason.clone() },
+            (None, None, BootTarget::Discover) => {
+                Order::Wait { why: "no image is assigned to it yet".to_owned() }
+            }
+            (None, None, _) => Order::Restart { why: format!("it {}", answer.why) },
+        };
+        let before = machine.clone();
+        if now.saturating_sub(machine.last_seen) >= SEEN_EVERY {
+            machine.last_seen = now;
+        }
+        if let Order::Boot { token, image, .. } = &order {
+            machine.running = Some(*image);
+            if given.is_none() {
+                state.begin(from.mac, id, Stage::Script, from.firmware, false, now, &mut fx);
+            }
+            state.update(id, &mut fx, |t| {
+                t.attempt.kexec_from = Some(from.id);
+                if let Some(script) = t.attempt.stages.first_mut() {
+                    script.detail = answer.image.as_ref().map(|i| format!("{}, by kexec", i.manifest.tag));
+                }
+                true
+            });
+            state.fix(id, &answer, token, peer, from.firmware, now, &mut fx);
+            state.stats.scripts += 1;
+        }
+        if machine != before {
+            put(state, machine, &mut fx);
+        }
+        let commit = self.hand_on(&locked, fx);
+        Ok((order, commit))
+    }
+}
+
+fn put(state: &mut State, machine: Machine, fx: &mut Effects) {
+    if state.machines.is_known(machine.mac) {
+        state.put(machine, fx);
+    }
+}
+
+/// The boot with the token of this hash, if it waits: it is its machine's latest one, or the latest one was begun by
+/// it and nothing of that was fetched yet.
+fn waiting(state: &State, token: Digest) -> Result<&BootAttempt, ReportError> {
+    let attempt = &state.attempts.by_token(token).ok_or(ReportError::UnknownToken)?.attempt;
+    let waits = attempt.waits_with.is_some();
+    let latest = state.attempts.latest(attempt.mac).map(|t| &t.attempt);
+    let open = latest.is_some_and(|latest| match latest.id == attempt.id {
+        true => waits && matches!(attempt.verdict, Verdict::Running | Verdict::Stuck { .. }),
+        false => latest.kexec_from == Some(attempt.id) && latest.reached() == Some(Stage::Script),
+    });
+    match open {
+        true => Ok(attempt),
+        false if !waits => Err(ReportError::DeadToken("been told what it boots")),
+        false => Err(ReportError::DeadToken("been followed by another one")),
+    }
+}
