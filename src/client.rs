@@ -6,11 +6,12 @@ pub use push::{PushError, Pushed};
 
 use crate::{
     model::{
-        BootAttempt, Lease, Machine, Secret,
+        BootAttempt, Lease, Machine, Power, PowerAction, Secret,
         audit::{AuditEntry, LogHead, LogVerified},
         wire::{
             API_PREFIX, Assign, Assigned, ErrorBody, ImageView, MESSAGE_HEADER, OPERATOR_HEADER,
-            RolloutOrder, RolloutView, RuleView, SecretView, SetRule, StartRollout, Status,
+            PowerCertificate, PowerOrder, PowerStatus, RolloutOrder, RolloutView, RuleView, SecretView,
+            SetRule, StartRollout, Status,
         },
     },
     provisioner::{Explanation, MachinePatch},
@@ -192,6 +193,27 @@ impl Client {
     /// What it would get now, and why.
     pub fn explain(&self, key: &str) -> Reply<Explanation> {
         self.get(&format!("/machines/{}/explain", part(key)))
+    }
+
+    /// Sets how a machine is switched on and off.
+    pub fn set_power(&self, key: &str, power: &Power) -> Reply<Machine> {
+        self.send("PUT", &format!("/machines/{}/power", part(key)), Some(power))
+    }
+
+    /// A machine's power, as its BMC says now.
+    pub fn power_status(&self, key: &str) -> Reply<PowerStatus> {
+        self.get(&format!("/machines/{}/power", part(key)))
+    }
+
+    /// Has a machine's BMC do something to its power.
+    pub fn power_act(&self, key: &str, action: PowerAction) -> Reply<()> {
+        let body = serde_json::to_vec(&PowerOrder { action }).map_err(|e| broken(&self.base, e))?;
+        self.call("POST", &format!("/machines/{}/power", part(key)), Some(body)).map(drop)
+    }
+
+    /// The certificate that a machine's BMC shows.
+    pub fn power_certificate(&self, key: &str) -> Reply<PowerCertificate> {
+        self.get(&format!("/machines/{}/power/certificate", part(key)))
     }
 
     /// The site's default.

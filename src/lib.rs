@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod netboot;
 pub mod sys;
 // rank 2
+pub mod power;
 pub mod store;
 // rank 3
 pub mod image;

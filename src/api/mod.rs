@@ -4,7 +4,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `router` | every route there is |
-//! | `machines`, `boots`, `site`, `secrets`, `log`, … | what they do |
+//! | `machines`, `boots`, `site`, `secrets`, `power`, `log`, … | what they do |
 //! | `by` | in whose name something is changed |
 //! | `watch` | the live stream |
 //! | `auth`, `token` | who may ask |
@@ -16,6 +16,7 @@ mod boots;
 mod by;
 mod log;
 mod machines;
+mod power;
 mod refusal;
 mod rollouts;
 mod router;

@@ -1,6 +1,6 @@
 //! How the API says no: a status code that programs act on, words that people act on.
 
-use crate::{model::wire::ErrorBody, provisioner::CommandError, store::StoreError};
+use crate::{model::wire::ErrorBody, power::PowerError, provisioner::CommandError, store::StoreError};
 use axum::{
     Json,
     http::StatusCode,
@@ -68,6 +68,13 @@ impl From<CommandError> for Refusal {
                     .hint("see `pristine secret list`")
                     .nearest(nearest)
             }
+            CommandError::Power { error: PowerError::Settings(_) | PowerError::Credentials(_), .. } => {
+                Refusal::new(StatusCode::BAD_REQUEST, text)
+            }
+            CommandError::Power { error: PowerError::NoBmc(_) | PowerError::NotPinned(_), .. } => {
+                Refusal::new(StatusCode::CONFLICT, text)
+            }
+            CommandError::Power { .. } => Refusal::new(StatusCode::BAD_GATEWAY, text),
             CommandError::Vault(_) => {
                 tracing::error!(error = %text, "secrets can't be used");
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)

@@ -1,8 +1,8 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, log, machines, rollouts, rules, secrets, server::Counters,
-    site, uploads, watch,
+    Refusal, Token, auth, auth::BadTokens, boots, log, machines, power, rollouts, rules, secrets,
+    server::Counters, site, uploads, watch,
 };
 use crate::{
     image::transfer::uploads::Uploads,
@@ -34,6 +34,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/api/v1/machines/{machine}/retry"),
     ("GET", "/api/v1/machines/{machine}/explain"),
     ("GET", "/api/v1/machines/{machine}/boots"),
+    ("GET", "/api/v1/machines/{machine}/power"),
+    ("PUT", "/api/v1/machines/{machine}/power"),
+    ("POST", "/api/v1/machines/{machine}/power"),
+    ("GET", "/api/v1/machines/{machine}/power/certificate"),
     ("GET", "/api/v1/boots"),
     ("GET", "/api/v1/boots/{boot}"),
     ("GET", "/api/v1/watch"),
@@ -177,6 +181,8 @@ pub fn router(api: Api) -> Router {
         .route("/machines/{machine}/retry", axum::routing::post(machines::retry))
         .route("/machines/{machine}/explain", get(machines::explain))
         .route("/machines/{machine}/boots", get(boots::of_machine))
+        .route("/machines/{machine}/power", get(power::status).put(power::set).post(power::act))
+        .route("/machines/{machine}/power/certificate", get(power::certificate))
         .route("/boots", get(boots::list))
         .route("/boots/{boot}", get(boots::show))
         .route("/watch", get(watch::watch))
@@ -223,6 +229,10 @@ async fn no_method(request: Request) -> Refusal {
 fn longest(path: &str) -> Duration {
     if path == "/api/v1/log/verify" {
         return LONGEST_VERIFY;
+    }
+    if path.ends_with("/power") {
+        // A BMC is asked meanwhile.
+        return crate::power::LONGEST + Duration::from_secs(5);
     }
     match path.strip_prefix("/api/v1/uploads") {
         Some(rest) if rest.ends_with("/commit") => uploads::LONGEST_COMMIT,

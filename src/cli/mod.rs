@@ -20,6 +20,7 @@ mod machine;
 mod nbp;
 mod password;
 mod pin;
+mod power;
 mod rollout;
 mod rule;
 mod secret;
@@ -91,6 +92,9 @@ enum Command {
     /// Move machines to another image in waves, gated on health: start, show, pause, roll back
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Machines' power, by their BMCs: on, off, cycle, and how it is done
+    #[command(subcommand)]
+    Power(power::Command),
     /// Secrets, sealed on disk and never shown: list, set, remove
     #[command(subcommand)]
     Secret(secret::Command),
@@ -136,6 +140,7 @@ impl Command {
             Command::Default(c) => c.run(context),
             Command::Rule(c) => c.run(context),
             Command::Rollout(c) => c.run(context),
+            Command::Power(c) => c.run(context),
             Command::Secret(c) => c.run(context),
             Command::Explain(c) => c.run(context),
             Command::Boots(c) => c.run(context),

@@ -3,12 +3,17 @@
 //! ```text
 //!                    limits, window                 first script with the image
 //! Waiting ───────────────────────────► Moved ───────────────────────────────────► Booting
-//!                                        ▲                              healthy   │  │ deadline over,
-//!                                                   ┌──── Soaking ◄───────────────┘  │ another image booted
+//!                            reboot it   │ no boot, however               healthy  │  │ deadline over,
+//!                                        │ often it was ordered                    │  │ another image booted
+//!                                        ▼                                         │  │
+//!                                      Failed       ┌──── Soaking ◄───────────────┘  │
 //!                                     stayed healthy│        │ restarted: Booting,   │
 //!                                                   ▼        │ the third time ───────┼──► Failed
 //!                                                  Done      └───────────────────────┘    (has back what it had)
 //! ```
+//!
+//! `reboot` of a step says that the machine is to boot anew, where its BMC can make it: when it is moved, and
+//! when it has back what it had and runs the image. How that is ordered is `super::reboot`'s.
 //!
 //! A machine that is pinned leaves. More failed than may: no step moves a machine any more.
 
@@ -105,6 +110,10 @@ pub struct Member<'a> {
     pub pinned: bool,
     /// Its latest boot that has a script.
     pub boot: Option<Boot>,
+    /// It can be made to boot anew; else people do that.
+    pub remote: bool,
+    /// Why it is not ordered to boot anew any more.
+    pub gave_up: Option<&'a str>,
 }
 
 /// A boot of a member.
@@ -131,6 +140,8 @@ pub struct Step {
     pub restarts: u8,
     /// Why it failed or left.
     pub reason: Option<String>,
+    /// It is to boot anew.
+    pub reboot: bool,
 }
 
 /// What becomes of the rollout.
@@ -191,7 +202,10 @@ fn judge(to: Digest, limits: &Limits, member: &Member<'_>, now: Millis) -> Optio
     if part.phase.is_over() {
         return None;
     }
-    let step = |phase, reason| Some(Step { mac: member.mac, phase, restarts: part.restarts, reason });
+    let step = |phase, reason| {
+        let reboot = phase == Phase::Failed && runs(member, to);
+        Some(Step { mac: member.mac, phase, restarts: part.restarts, reason, reboot })
+    };
     let fail = |why: String| step(Phase::Failed, Some(why));
     if member.pinned {
         return step(Phase::Left, Some("it was pinned, which goes before a rollout".to_owned()));
@@ -202,6 +216,7 @@ fn judge(to: Digest, limits: &Limits, member: &Member<'_>, now: Millis) -> Optio
     let other = boot.filter(|b| b.image != Some(to));
     match (part.phase, boot) {
         (Phase::Moved, Some(boot)) if boot.image == Some(to) => step(Phase::Booting, None),
+        (Phase::Moved, _) if member.gave_up.is_some() => fail(member.gave_up.unwrap_or_default().to_owned()),
         // A script that was on its way when it was moved.
         (Phase::Moved, _) => None,
         (Phase::Booting | Phase::Soaking, _) if other.is_some() => {
@@ -223,13 +238,18 @@ fn judge(to: Digest, limits: &Limits, member: &Member<'_>, now: Millis) -> Optio
         }
         (Phase::Soaking, Some(_)) => {
             let restarts = part.restarts + 1;
-            Some(Step { mac: member.mac, phase: Phase::Booting, restarts, reason: None })
+            Some(Step { mac: member.mac, phase: Phase::Booting, restarts, reason: None, reboot: false })
         }
         (Phase::Soaking, None) if now - part.since >= Millis::from(limits.soak_seconds) * 1_000 => {
             step(Phase::Done, None)
         }
         _ => None,
     }
+}
+
+/// Whether it booted the image last, and can be made to boot what it gets back.
+fn runs(member: &Member<'_>, image: Digest) -> bool {
+    member.remote && member.boot.as_ref().is_some_and(|b| b.image == Some(image))
 }
 
 fn too_many_failed(
@@ -247,19 +267,21 @@ fn too_many_failed(
         OnFailure::RollBack => (RolloutState::RolledBack, true),
     };
     if back {
-        plan.steps.extend(give_back(members, phases));
+        plan.steps.extend(give_back(rollout.to, members, phases));
     }
     if rollout.state != state {
         plan.turn = Some(Turn { state, wave: rollout.wave, why });
     }
 }
 
-/// Gives back what they had to all that are moved. `phases` are those that count.
-pub fn give_back(members: &[Member<'_>], phases: &[Phase]) -> Vec<Step> {
+/// Gives back what they had to all that are moved to the image `to`. `phases` are those that count.
+pub fn give_back(to: Digest, members: &[Member<'_>], phases: &[Phase]) -> Vec<Step> {
     let moved = members.iter().zip(phases).filter(|(_, p)| p.is_moved());
-    moved
-        .map(|(m, _)| Step { mac: m.mac, phase: Phase::Returned, restarts: m.part.restarts, reason: None })
-        .collect()
+    let step = |m: &Member<'_>| {
+        let (phase, reboot) = (Phase::Returned, runs(m, to));
+        Step { mac: m.mac, phase, restarts: m.part.restarts, reason: None, reboot }
+    };
+    moved.map(|(m, _)| step(m)).collect()
 }
 
 fn after_wave(rollout: &Rollout, phases: &[Phase]) -> Turn {
@@ -301,6 +323,7 @@ fn move_more(rollout: &Rollout, members: &[Member<'_>], phases: &mut [Phase], pl
         in_flight += 1;
         *phase = Phase::Moved;
         let restarts = member.part.restarts;
-        plan.steps.push(Step { mac: member.mac, phase: Phase::Moved, restarts, reason: None });
+        let (mac, phase, reboot) = (member.mac, Phase::Moved, member.remote);
+        plan.steps.push(Step { mac, phase, restarts, reason: None, reboot });
     }
 }

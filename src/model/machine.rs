@@ -1,4 +1,6 @@
-use super::{Arch, AttemptId, ClientArch, Digest, Facts, Mac, Membership, Millis, Moved};
+use super::{
+    Arch, AttemptId, ClientArch, Digest, Facts, Mac, Membership, Millis, Moved, Power, PowerFault, Reboot,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -118,6 +120,15 @@ pub struct Machine {
     /// NBP file that overrides the firmware's usual one, as in `ipxe.efi`.
     #[serde(default)]
     pub nbp: Option<String>,
+    /// How it is switched on and off.
+    #[serde(default, skip_serializing_if = "Power::is_manual")]
+    pub power: Power,
+    /// What its BMC did not do of late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_fault: Option<PowerFault>,
+    /// That it is to boot anew, for the rollout that it is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<Reboot>,
     /// Counts changes of what it would boot: a script carries it, so that one boot can't straddle
     /// a re-pointing.
     pub generation: u64,
@@ -199,6 +210,9 @@ impl Machine {
             labels: BTreeMap::new(),
             pin: None,
             nbp: None,
+            power: Power::Manual,
+            power_fault: None,
+            reboot: None,
             generation: 0,
             first_seen: now,
             last_seen: now,

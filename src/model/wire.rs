@@ -2,7 +2,8 @@
 //! must agree about.
 
 use super::{
-    BootTarget, Digest, Limits, Mac, Manifest, Millis, OnFailure, Phase, Rollout, SelectorRule, Tag,
+    BootTarget, Digest, Limits, Mac, Manifest, Millis, OnFailure, Phase, PowerAction, Rollout, SelectorRule,
+    Tag,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -145,6 +146,45 @@ pub struct RolloutTrouble {
     pub phase: Phase,
     /// Why.
     pub reason: String,
+}
+
+/// Body of a request that does something to a machine's power, as in `{"action": "cycle"}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerOrder {
+    /// What.
+    pub action: PowerAction,
+}
+
+/// A machine's power, as its BMC says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerStatus {
+    /// `On`, `Off`, or what else the BMC says, as in `PoweringOn`.
+    pub state: String,
+    /// From where it boots once, as in `Pxe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_once: Option<String>,
+    /// Maker and model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Path of its ComputerSystem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Kinds of reset that the BMC takes, where it says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resets: Vec<String>,
+}
+
+/// The certificate that a machine's BMC shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerCertificate {
+    /// Where.
+    pub url: String,
+    /// SHA-256 of the one that it shows now.
+    pub shown: Digest,
+    /// SHA-256 of the one that is pinned.
+    #[serde(default)]
+    pub pinned: Option<Digest>,
 }
 
 /// A secret as lists show it: never its value.

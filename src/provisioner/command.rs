@@ -257,6 +257,8 @@ impl Provisioner {
                 now.hostname = before.hostname;
                 now.rack = before.rack;
                 now.nbp = before.nbp;
+                now.power = before.power;
+                now.power_fault = before.power_fault;
                 now.labels = before.labels;
                 now.other_macs = before.other_macs;
                 now.generation += 1;

@@ -20,7 +20,8 @@
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
-//! | operators' commands | `command`, `rule`, `rollout`, `secret`, `explain` |
+//! | they are made to boot anew | `fleet::reboots` (pure), `reboot` |
+//! | operators' commands | `command`, `rule`, `rollout`, `secret`, `power`, `explain` |
 //! | what the audit log is told of a change | `audit` (pure) |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
@@ -39,6 +40,8 @@ mod flat;
 mod lease;
 mod machines;
 mod orders;
+mod power;
+mod reboot;
 mod report;
 mod roll;
 mod rollout;

@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{
     fleet::{self, Boot, Member, Step},
-    model::{BootTarget, Change, Digest, Mac, Machine, Millis, Moved, Phase, Rollout, Stage, Verdict},
+    model::{
+        BootTarget, Change, Digest, Mac, Machine, Millis, Moved, Phase, Reboot, Rollout, Stage, Verdict,
+    },
 };
 impl State {
     /// Looks at every open rollout and does what is to be done.
@@ -30,7 +32,7 @@ impl State {
     pub fn give_back(&mut self, rollout: &Rollout, now: Millis, fx: &mut Effects) {
         let members = self.facts(&rollout.name);
         let phases: Vec<Phase> = members.iter().map(|m| m.part.phase).collect();
-        let steps = fleet::give_back(&members, &phases);
+        let steps = fleet::give_back(rollout.to, &members, &phases);
         for step in steps {
             self.take(rollout, step, now, fx);
         }
@@ -63,7 +65,15 @@ impl State {
             let m: &Machine = m;
             let rack = m.rack.as_deref();
             let part = m.part.as_ref()?;
-            Some(Member { mac: m.mac, rack, part, pinned: m.pin.is_some(), boot: self.boot_of(m.mac) })
+            Some(Member {
+                mac: m.mac,
+                rack,
+                part,
+                pinned: m.pin.is_some(),
+                boot: self.boot_of(m.mac),
+                remote: m.power.is_remote(),
+                gave_up: m.reboot.as_ref().and_then(|r| r.gave_up.as_deref()),
+            })
         };
         self.members(rollout).into_iter().filter_map(fact).collect()
     }
@@ -90,6 +100,8 @@ impl State {
         part.phase = step.phase;
         part.since = now;
         part.restarts = step.restarts;
+        // What was wanted before this step is met, or is no use any more.
+        machine.reboot = step.reboot.then(|| Reboot::wanted(now));
         let failing = machine.failing.iter().find(|f| f.image == rollout.to && step.phase == Phase::Failed);
         part.reason = match (step.reason, failing) {
             (Some(why), Some(f)) => {

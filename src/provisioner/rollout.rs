@@ -175,6 +175,7 @@ impl Provisioner {
             if let Some(mut machine) = locked.machines.get(old.mac).cloned() {
                 machine.part = old.part;
                 machine.moved = old.moved;
+                machine.reboot = old.reboot;
                 machine.generation += 1;
                 locked.put(machine, &mut fx);
             }

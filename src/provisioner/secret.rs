@@ -52,11 +52,17 @@ impl Provisioner {
         .await
     }
 
-    /// Removes a secret.
+    /// Removes a secret that no machine's power settings name.
     pub async fn remove_secret(&self, name: &str) -> Result<(), CommandError> {
         let (this, name) = (self.clone(), name.to_owned());
         whole(async move {
             this.sealed(&name)?;
+            if let Some(user) = this.state().machines.iter_known().find(|m| m.power.secret() == Some(&name)) {
+                return Err(CommandError::Conflict(format!(
+                    "{} needs secret {name} for its power: change that first with `pristine power set`",
+                    user.name()
+                )));
+            }
             this.put_secret(name, None).await
         })
         .await

@@ -23,7 +23,7 @@ use crate::{
     netboot::ServerAddr,
     store::ImageStore,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A machine's `last_seen` is as coarse as this, so that a packet is not a write.
 const SEEN_EVERY: Millis = 60_000;
@@ -45,6 +45,10 @@ pub(super) struct State {
     pub rollouts: BTreeMap<String, Rollout>,
     /// By name.
     pub secrets: BTreeMap<String, SealedSecret>,
+    /// Machines on record that are to boot anew.
+    pub wanted: BTreeSet<Mac>,
+    /// Those of them whose BMC is being asked to.
+    pub asking: BTreeSet<Mac>,
     pub stats: Stats,
     /// Scripts given within the minute that began at the first number.
     pub script_rate: (Millis, HashMap<Mac, u32>),
@@ -61,6 +65,7 @@ pub(super) struct Effects {
 
 impl State {
     pub fn new(options: Options, machines: Vec<Machine>, rules: Rules, default: Option<BootTarget>) -> State {
+        let wanted = machines.iter().filter(|m| m.reboot.is_some()).map(|m| m.mac).collect();
         State {
             leases: dhcp::Leases::new(options.site.bounds),
             machines: Machines::new(options.bounds, machines),
@@ -75,6 +80,8 @@ impl State {
             rules,
             rollouts: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            wanted,
+            asking: BTreeSet::new(),
             stats: Stats::default(),
             script_rate: (0, HashMap::new()),
         }
@@ -225,6 +232,10 @@ impl State {
             fx.notes.extend(audit::of_machine(before, &machine, &from, &to));
         }
         fx.changes.push(Change::Machine(machine.clone().into()));
+        match machine.reboot {
+            Some(_) => self.wanted.insert(machine.mac),
+            None => self.wanted.remove(&machine.mac),
+        };
         self.machines.put(machine);
     }
 
@@ -267,6 +278,7 @@ impl State {
             let (from, to) = (self.target_of(machine), self.target_of(&blank));
             fx.notes.push(audit::of_forgotten(machine, &blank, &from, &to));
         }
+        self.wanted.remove(&mac);
         if self.machines.is_known(mac) {
             fx.changes.push(Change::MachineGone(mac));
         }

@@ -6,6 +6,7 @@ mod discover;
 mod facts;
 mod fallback;
 mod links;
+mod reboot;
 mod rollout;
 
 use super::{testing::server, *};

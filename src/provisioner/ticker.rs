@@ -28,6 +28,7 @@ impl Provisioner {
                 _ = shutdown.wait_for(|stop| *stop) => return,
             }
             self.tick();
+            tokio::spawn(self.clone().order_reboots());
             if ticks.is_multiple_of(3_600) {
                 self.forget_visitors();
             }

@@ -3,6 +3,7 @@
 use crate::{
     dhcp,
     model::{BootTarget, ClientArch, Digest, Lease, Machine, Rule, Stage, Tag},
+    power::PowerError,
     store::{db::DbError, vault::VaultError},
 };
 use bytes::Bytes;
@@ -255,6 +256,14 @@ pub enum CommandError {
         /// Names that look like it.
         nearest: Vec<String>,
     },
+    /// A machine's BMC does not do what it is asked to.
+    #[error("{machine}: {error}")]
+    Power {
+        /// Name of the machine.
+        machine: String,
+        /// Why.
+        error: PowerError,
+    },
     /// Secrets can't be sealed or opened now.
     #[error("{0}")]
     Vault(#[from] VaultError),
@@ -403,6 +412,10 @@ pub struct Stats {
     pub reports: u64,
     /// Reports refused.
     pub reports_refused: u64,
+    /// Orders to reboot a machine that its BMC took.
+    pub reboots: u64,
+    /// Those that failed.
+    pub reboots_failed: u64,
     /// Newcomers that the full table of machines had no room for.
     pub table_full: u64,
     /// Durable transactions.

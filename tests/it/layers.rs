@@ -8,7 +8,7 @@ const RANKS: &[&[&str]] = &[
     &["model"],
     &["fleet", "netboot"],
     &["dhcp", "sys"],
-    &["store"],
+    &["power", "store"],
     &["image", "provisioner"],
     &["api", "client", "config", "dhcpd", "httpd", "tftpd"],
     &["doctor", "serve"],

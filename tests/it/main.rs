@@ -16,6 +16,7 @@ mod foreign;
 mod http;
 mod images;
 mod layers;
+mod power;
 mod serve;
 mod signatures;
 mod state;

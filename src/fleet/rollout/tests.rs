@@ -1,5 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use super::*;
+use crate::{
+    fleet::{Next, Wanted, reboots},
+    model::Reboot,
+};
 use proptest::prelude::*;
 
 const START: Millis = 1_000_000_000;
@@ -16,6 +20,8 @@ struct Server {
     part: Membership,
     pinned: bool,
     boot: Option<Boot>,
+    remote: bool,
+    reboot: Option<Reboot>,
 }
 
 struct World {
@@ -49,6 +55,8 @@ impl World {
             },
             pinned: false,
             boot: None,
+            remote: false,
+            reboot: None,
         });
         let servers: Vec<_> = servers.collect();
         let rollout = Rollout {
@@ -79,6 +87,8 @@ impl World {
                 part: &s.part,
                 pinned: s.pinned,
                 boot: s.boot.clone(),
+                remote: s.remote,
+                gave_up: s.reboot.as_ref().and_then(|r| r.gave_up.as_deref()),
             })
             .collect();
         let plan = plan(&self.rollout, &members, self.now);
@@ -88,6 +98,7 @@ impl World {
             server.part.restarts = step.restarts;
             server.part.since = self.now;
             server.part.reason = step.reason.clone();
+            server.reboot = step.reboot.then(|| Reboot::wanted(self.now));
         }
         if let Some(turn) = &plan.turn {
             (self.rollout.state, self.rollout.wave) = (turn.state, turn.wave);
@@ -101,6 +112,37 @@ impl World {
         let outcome = if healthy { "healthy" } else { "stuck after init" };
         self.servers[n].boot =
             Some(Boot { image: Some(image), at: self.now, healthy, outcome: outcome.into() });
+    }
+
+    /// Machines whose BMCs are to be asked now.
+    fn orders(&mut self) -> Vec<usize> {
+        let wanted: Vec<Wanted<'_>> = self
+            .servers
+            .iter()
+            .filter_map(|s| {
+                let reboot = s.reboot.as_ref()?;
+                let rollout = Some(("web-2", &self.rollout.limits));
+                let script = s.boot.as_ref().map(|b| b.at);
+                let (mac, rack) = (s.mac, s.rack.as_deref());
+                Some(Wanted { mac, rack, reboot, rollout, began: script, script, asking: false })
+            })
+            .collect();
+        let todo = reboots(&wanted, self.now);
+        let mut orders = Vec::new();
+        for (mac, next) in todo {
+            let n = self.servers.iter().position(|s| s.mac == mac).unwrap();
+            let reboot = &mut self.servers[n].reboot;
+            match next {
+                Next::Met => *reboot = None,
+                Next::GiveUp(why) => reboot.as_mut().unwrap().gave_up = Some(why),
+                Next::Order => {
+                    let reboot = reboot.as_mut().unwrap();
+                    (reboot.last, reboot.error, reboot.taken) = (Some(self.now), None, reboot.taken + 1);
+                    orders.push(n);
+                }
+            }
+        }
+        orders
     }
 
     fn phases(&self) -> Vec<Phase> {
@@ -257,6 +299,69 @@ fn it_waits_between_waves_where_it_is_told_to_and_moves_only_in_its_window() {
 }
 
 proptest! {
+    /// Machines that their BMCs reboot get there without anybody touching them, whatever a part of the BMCs
+    /// does: refuse, lie, or reboot twice. None is ordered more often than may be, what is rolled back is
+    /// rebooted too, and never are more on their way than the limit says.
+    #[test]
+    fn bmcs_bring_everybody_there_or_fail_their_own_machine(
+        racks in prop::collection::vec(0_u8..4, 1..16),
+        in_flight in 0_u32..4,
+        max_failed in 0_u32..4,
+        back in any::<bool>(),
+        bmcs in prop::collection::vec(0_u8..8, 16),
+        broken in any::<bool>(),
+    ) {
+        let limits = Limits { max_failed, in_flight, ..limits() };
+        let mut w = World::new(&racks, &[Wave::Count(2), Wave::Rest], limits);
+        if back {
+            w.rollout.on_failure = OnFailure::RollBack;
+        }
+        w.servers.iter_mut().for_each(|s| s.remote = true);
+        let bmcs: Vec<u8> = bmcs.into_iter().cycle().take(w.servers.len()).collect();
+        let mut orders = vec![0; w.servers.len()];
+        for _ in 0..1_500 {
+            w.step();
+            for n in w.orders() {
+                orders[n] += 1;
+                let reboot = w.servers[n].reboot.as_mut().unwrap();
+                match bmcs[n] {
+                    0 => {
+                        reboot.taken -= 1;
+                        reboot.failed += 1;
+                        reboot.error = Some("503".into());
+                    }
+                    1 => {}
+                    // The first order is lost.
+                    2 if orders[n] == 1 => {}
+                    _ => {
+                        let image = if w.servers[n].part.phase.is_moved() { to() } else { Digest::of(b"old") };
+                        w.boot(n, image, !broken || image != to());
+                    }
+                }
+            }
+            let out = w.servers.iter().filter(|s| s.reboot.as_ref().is_some_and(|r| r.last.is_some() && r.gave_up.is_none()));
+            let out = out.filter(|s| s.boot.as_ref().is_none_or(|b| b.at <= s.reboot.as_ref().unwrap().since)).count();
+            prop_assert!(in_flight == 0 || out <= in_flight as usize, "{out} on their way");
+            w.now += 60_000;
+        }
+        for (server, (bmc, orders)) in w.servers.iter().zip(bmcs.iter().zip(&orders)) {
+            let most = match bmc { 0 => 6, 1 => 3, 2 => 3, _ => 2 };
+            prop_assert!(*orders <= most, "{orders} orders to BMC {bmc}");
+            let waits = server.reboot.as_ref().is_some_and(|r| r.gave_up.is_none());
+            prop_assert!(!waits, "it is still wanted: {server:?}");
+            if server.part.phase == Phase::Returned {
+                let runs = server.boot.as_ref().is_some_and(|b| b.image == Some(to()));
+                prop_assert!(!runs, "it has back what it had, and runs the image: {server:?}");
+            }
+        }
+        let bad = bmcs.iter().filter(|b| **b < 2).count();
+        match w.rollout.state {
+            RolloutState::Done => prop_assert!(bad <= max_failed as usize && !broken || w.servers.len() <= max_failed as usize),
+            RolloutState::Halted | RolloutState::RolledBack => prop_assert!(broken || bad > max_failed as usize),
+            other => prop_assert!(false, "it never ends: {other:?} {:?}", w.phases()),
+        }
+    }
+
     /// Whatever machines do, and whenever the service is killed and looks again: the limits hold, nobody is
     /// moved out of turn or after too many failures, and where nothing fails all get there.
     #[test]

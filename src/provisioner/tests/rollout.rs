@@ -5,9 +5,9 @@ use crate::model::{
     wire::{RolloutOrder, StartRollout},
 };
 
-const MACHINES: u32 = 4;
+pub(super) const MACHINES: u32 = 4;
 
-async fn world() -> (World, Digest, Digest) {
+pub(super) async fn world() -> (World, Digest, Digest) {
     let w = World::new(Options { fallback_after: 2, ..Options::default() });
     let (old, new) = (w.import("web:1", Arch::X86_64, true), w.import("web:2", Arch::X86_64, true));
     w.prov.set_default(Some("web:1")).await.unwrap();
@@ -41,7 +41,7 @@ pub(super) async fn boot(w: &World, n: u32, healthy: bool) -> Digest {
     image
 }
 
-fn order(waves: &[&str]) -> StartRollout {
+pub(super) fn order(waves: &[&str]) -> StartRollout {
     StartRollout {
         selector: "all".into(),
         to: "web:2".into(),
@@ -50,13 +50,13 @@ fn order(waves: &[&str]) -> StartRollout {
     }
 }
 
-fn soaked(w: &World) {
+pub(super) fn soaked(w: &World) {
     w.clock.advance(301_000);
     w.prov.tick();
     w.prov.tick();
 }
 
-fn phases(w: &World) -> Vec<Phase> {
+pub(super) fn phases(w: &World) -> Vec<Phase> {
     let all = (1..=MACHINES).map(|n| w.prov.machine(&mac(n).to_string()).unwrap());
     all.map(|m| m.part.unwrap().phase).collect()
 }
