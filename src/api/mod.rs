@@ -7,6 +7,7 @@
 //! | `machines`, `boots`, `site`, `secrets`, `power`, `log`, … | what they do |
 //! | `by` | in whose name something is changed |
 //! | `watch` | the live stream |
+//! | `metrics` | the counters, for Prometheus |
 //! | `auth`, `token` | who may ask |
 //! | `refusal` | how a no looks |
 //! | `server` | the listener and its bounds |
@@ -16,6 +17,7 @@ mod boots;
 mod by;
 mod log;
 mod machines;
+mod metrics;
 mod power;
 mod refusal;
 mod rollouts;

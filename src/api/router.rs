@@ -1,7 +1,7 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, log, machines, power, rollouts, rules, secrets,
+    Refusal, Token, auth, auth::BadTokens, boots, log, machines, metrics, power, rollouts, rules, secrets,
     server::Counters, site, uploads, watch,
 };
 use crate::{
@@ -64,6 +64,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/api/v1/uploads/{image}/chunks"),
     ("POST", "/api/v1/uploads/{image}/commit"),
     ("GET", "/api/v1/status"),
+    ("GET", "/metrics"),
 ];
 
 /// Largest body of a request.
@@ -204,6 +205,7 @@ pub fn router(api: Api) -> Router {
         .route("/status", get(site::status));
     Router::new()
         .nest("/api/v1", v1)
+        .route("/metrics", get(metrics::metrics))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -216,7 +218,7 @@ pub fn router(api: Api) -> Router {
 async fn no_route(request: Request) -> Refusal {
     let path: String = request.uri().path().chars().take(200).collect();
     Refusal::new(StatusCode::NOT_FOUND, format!("nothing is at {path}"))
-        .hint("docs/api.md lists every route; they begin with /api/v1/")
+        .hint("docs/api.md lists every route; all but /metrics begin with /api/v1/")
 }
 
 async fn no_method(request: Request) -> Refusal {

@@ -64,20 +64,24 @@ pub async fn image(
     }
 }
 
-pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
+pub async fn status(State(api): State<Api>) -> Json<Status> {
+    Json(status_of(&api))
+}
+
+pub(super) fn status_of(api: &Api) -> Status {
     let uptime = api.uptime();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(uptime);
     let super::Others { mut counters, mut alarms } = api.others();
     alarms.extend(api.provisioner().alarms());
     counters.insert("provisioner".into(), json(&api.provisioner().stats()));
     counters.insert("api".into(), json(&**api.counters()));
-    Ok(Json(Status {
+    Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: i64::try_from(started.as_millis()).unwrap_or(i64::MAX),
         uptime_seconds: uptime.as_secs(),
         alarms,
         counters,
-    }))
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> serde_json::Value {

@@ -5,6 +5,7 @@ use super::{Context, Failure, Outcome, context::print};
 use crate::lab::{
     Firmware, Folder, Lab as Site, Mode, Nic, Settings, Spec, Vm, copy_images,
     demo::{self, BOOT},
+    fleet,
     follow::table,
     interrupt,
     qemu::accel,
@@ -23,6 +24,8 @@ pub enum Lab {
     Boot(Boot),
     /// A rollout to a broken image stops and heals by itself; a good one reaches every server
     Rollout(Demo),
+    /// Thousands of simulated machines: a power return, and a rollout
+    Fleet(Fleet),
     /// Two servers boot a real Debian, forget what was written, are upgraded and rolled back
     Demo(Demo),
 }
@@ -73,6 +76,97 @@ pub struct Demo {
     common: Common,
 }
 
+/// A simulated fleet. Every delay, failure and lost packet is drawn from the seed.
+#[derive(Debug, Args)]
+pub struct Fleet {
+    #[command(flatten)]
+    common: Common,
+    /// Number of machines
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(fleet::MOST)))]
+    machines: u32,
+    /// Racks that they are spread over
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
+    racks: u32,
+    /// What chance is drawn from: the same seed is the same fleet
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Machines in a hundred that the new image fails on
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    failures: f64,
+    /// Packets in a hundred that are lost
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percent)]
+    loss: f64,
+    /// How much faster than real the machines' own delays pass
+    #[arg(long, value_name = "FACTOR", default_value_t = 60.0, value_parser = factor)]
+    speed: f64,
+    /// Seconds over which they power on
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    storm: u32,
+    /// Fetch roots whole, not only their end
+    #[arg(long)]
+    whole_roots: bool,
+    /// Image that all begin with
+    #[arg(long, value_name = "NAME:VERSION", default_value = "tiny:1")]
+    image: crate::model::Tag,
+    /// Image that a rollout then moves them to
+    #[arg(long, value_name = "NAME:VERSION")]
+    to: Option<crate::model::Tag>,
+    /// Machines in flight in the rollout
+    #[arg(long, default_value_t = 200)]
+    in_flight: u32,
+    /// Of those, machines of one rack
+    #[arg(long, default_value_t = 20)]
+    in_flight_per_rack: u32,
+    /// Seconds that a machine of the rollout has to become healthy
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    deadline: u32,
+    /// Times that the service is killed and started again during the rollout
+    #[arg(long, default_value_t = 0)]
+    kills: u32,
+    /// Seconds after which it is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
+    bound: u32,
+}
+
+/// From 0 to 100, as a part of one.
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.trim_end_matches('%').parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p));
+    percent.map(|p| p / 100.0).ok_or_else(|| format!("`{text}` is not from 0 to 100"))
+}
+
+/// From 1 to 10,000.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse::<f64>().ok().filter(|f| (1.0..=10_000.0).contains(f));
+    factor.ok_or_else(|| format!("`{text}` is not from 1 to 10000"))
+}
+
+impl Fleet {
+    fn run(self) -> Outcome {
+        let (_state, settings) = self.common.settings()?;
+        let seconds = |n: u32| std::time::Duration::from_secs(n.into());
+        let options = fleet::Options {
+            settings,
+            images: self.common.images,
+            machines: self.machines,
+            racks: self.racks,
+            seed: self.seed,
+            failures: self.failures,
+            loss: self.loss,
+            speed: self.speed,
+            storm: seconds(self.storm),
+            whole_roots: self.whole_roots,
+            from: self.image,
+            to: self.to,
+            in_flight: (self.in_flight, self.in_flight_per_rack),
+            deadline: seconds(self.deadline),
+            kills: self.kills,
+            bound: seconds(self.bound),
+        };
+        fleet::run(&options, &Timeline::default())?;
+        Ok(())
+    }
+}
+
 impl Lab {
     pub(super) fn run(self, _context: &Context) -> Outcome {
         interrupt::heed()?;
@@ -83,6 +177,7 @@ impl Lab {
                 let (_state, settings) = demo.common.settings()?;
                 Ok(rollout::run(&rollout::Options { settings, images: demo.common.images })?)
             }
+            Lab::Fleet(fleet) => fleet.run(),
             Lab::Demo(demo) => {
                 let (_state, settings) = demo.common.settings()?;
                 let options = demo::Options { settings, images: demo.common.images };

@@ -108,6 +108,10 @@ pub struct Http {
     pub body_time: Seconds,
     /// A client that takes hardly anything for so long is cut off.
     pub stall_time: Seconds,
+    /// Machines that fetch their root at a time; 0: no limit.
+    pub roots_at_once: u32,
+    /// Of those, machines of one rack; 0: no limit.
+    pub roots_per_rack: u32,
 }
 
 impl Default for Http {
@@ -118,6 +122,8 @@ impl Default for Http {
             head_time: Seconds(30),
             body_time: Seconds(10),
             stall_time: Seconds(40),
+            roots_at_once: 12,
+            roots_per_rack: 8,
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Which machines are meant (selectors), and how they move to another image (rollouts) and are made to boot it. Pure.
+//! Which machines are meant (selectors), how they move to another image (rollouts) and are made to boot it, and
+//! whose turn it is to fetch a root (admission). Pure.
 
+mod admission;
 mod parse;
 mod reboot;
 mod rollout;
@@ -8,6 +10,7 @@ mod selector;
 mod tests;
 mod window;
 
+pub use admission::{Admission, AdmissionLimits, Asked};
 pub use parse::SelectorError;
 pub use reboot::{Next, Wanted, reboots};
 pub use rollout::{Boot, Member, Plan, Step, Turn, Wave, give_back, plan, sizes, spread};

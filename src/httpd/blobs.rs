@@ -1,5 +1,6 @@
 use super::{
     Machines,
+    admission::{Slot, Turn},
     body::{Piece, PieceBody},
     range::{Wanted, wanted},
     router::{App, Conn, plain},
@@ -16,11 +17,13 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 use tokio::task::spawn_blocking;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// Longest that a request for a root is held until its turn comes.
+const LONGEST_HOLD: Duration = Duration::from_secs(20);
 /// Between parts: not in the parts, by all odds, and their lengths are stated anyway.
 const BOUNDARY: &str = "pristine-6f1d0b7c92e84a35";
 
@@ -75,11 +78,15 @@ pub(super) async fn blob<M: Machines>(
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "the server failed\n");
         }
     };
-    let etag = format!("\"{digest}\"");
-    let is_get = method == Method::GET;
-    let wanted = wanted(&headers, &etag, opened.content.size(), is_get);
     let boot = query.boot.parse::<AttemptId>().ok();
-    let mut response = respond(app, conn, opened, wanted, is_get, boot);
+    let is_get = method == Method::GET;
+    let slot = match turn(&app, boot.filter(|_| is_get), digest, &headers).await {
+        Ok(slot) => slot,
+        Err(seconds) => return later(seconds),
+    };
+    let etag = format!("\"{digest}\"");
+    let wanted = wanted(&headers, &etag, opened.content.size(), is_get);
+    let mut response = respond(app, conn, opened, wanted, is_get, boot, slot);
     // A refused range or condition is this request's; a cache must not keep it for the blob.
     let keep = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
     let fields = response.headers_mut();
@@ -91,6 +98,37 @@ pub(super) async fn blob<M: Machines>(
     response
 }
 
+/// Waits for the turn of a client that says how long it is willing to (`Prefer: wait=5`, RFC 7240), where
+/// the blob is the root of its boot. Others, as the initramfs of a foreign image, know nothing of turns.
+/// `Err`: seconds after which it should ask again.
+async fn turn<M: Machines>(
+    app: &App<M>,
+    boot: Option<AttemptId>,
+    digest: Digest,
+    headers: &HeaderMap,
+) -> Result<Option<Slot>, u32> {
+    let (Some(boot), Some(hold)) = (boot, prefers_to_wait(headers)) else { return Ok(None) };
+    let Some(rack) = app.machines.takes_turns(boot, digest) else { return Ok(None) };
+    let resumes = headers.contains_key(header::RANGE);
+    match app.line.turn(boot, rack.as_deref(), resumes, hold.min(LONGEST_HOLD)).await {
+        Turn::Now(slot) => Ok(Some(slot)),
+        Turn::Later(seconds) => Err(seconds),
+    }
+}
+
+fn prefers_to_wait(headers: &HeaderMap) -> Option<Duration> {
+    let preferences = headers.get("prefer")?.to_str().ok()?;
+    let wait = preferences.split(',').find_map(|one| one.trim().strip_prefix("wait="))?;
+    wait.parse().ok().map(Duration::from_secs)
+}
+
+fn later(seconds: u32) -> Response {
+    let text = format!("others fetch their root now: ask again after {seconds} s\n");
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    put(&mut response, header::RETRY_AFTER, &seconds.to_string());
+    response
+}
+
 fn respond<M: Machines>(
     app: Arc<App<M>>,
     conn: Conn,
@@ -98,6 +136,7 @@ fn respond<M: Machines>(
     wanted: Wanted,
     is_get: bool,
     boot: Option<AttemptId>,
+    slot: Option<Slot>,
 ) -> Response {
     let BlobFile { digest, content } = blob;
     let size = content.size();
@@ -152,6 +191,7 @@ fn respond<M: Machines>(
     }
     let tell = boot.map(|boot| {
         Box::new(move |delivery: super::body::Delivery| {
+            drop(slot);
             if reaches_end || !delivery.complete {
                 let told = async move { app.machines.blob_fetched(boot, digest, delivery.complete).await };
                 runtime.spawn(told);

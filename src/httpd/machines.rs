@@ -7,6 +7,9 @@ use crate::{
 };
 use std::{future::Future, net::Ipv4Addr};
 
+/// Name of a rack; `None` for a machine in none.
+pub type Rack = Option<String>;
+
 /// Who decides what a machine gets. The provisioner; in tests, a stand-in.
 pub trait Machines: Clone + Send + Sync + 'static {
     /// The boot file of that name, for the machine at `peer`.
@@ -28,6 +31,10 @@ pub trait Machines: Clone + Send + Sync + 'static {
         peer: Ipv4Addr,
         query: ScriptQuery,
     ) -> impl Future<Output = Result<String, ScriptError>> + Send;
+
+    /// The rack of the machine in this boot, where the blob is the root that its `init` fetches: such
+    /// downloads take turns. Asking counts as progress of the boot.
+    fn takes_turns(&self, boot: AttemptId, digest: Digest) -> Option<Rack>;
 
     /// A blob is asked for in this boot.
     fn blob_begun(&self, boot: AttemptId, digest: Digest) -> impl Future<Output = ()> + Send;
@@ -72,6 +79,10 @@ impl Machines for Provisioner {
         query: ScriptQuery,
     ) -> Result<String, ScriptError> {
         Provisioner::script(self, server, peer, query).await
+    }
+
+    fn takes_turns(&self, boot: AttemptId, digest: Digest) -> Option<Rack> {
+        self.root_asked(boot, digest)
     }
 
     async fn blob_begun(&self, boot: AttemptId, digest: Digest) {

@@ -3,8 +3,10 @@
 //! `router` lists every route. `server` accepts, bounds and ends connections; `guard` holds readers
 //! to a pace. `blobs` answers for immutable blobs (`range`: RFC 9110 as pure functions;
 //! `body`: loads windows of a blob off the async threads, sends them, and knows whether the last byte went
-//! out), `boot` for everything that is decided per machine, `report` for what machines say.
+//! out), `admission` gives each root that is fetched its turn, `boot` answers everything that is decided per machine,
+//! `report` hears what machines say.
 
+mod admission;
 mod blobs;
 mod body;
 mod boot;
@@ -17,6 +19,7 @@ mod router;
 mod server;
 mod signatures;
 
+pub use admission::{Line, TurnCounters, Turns};
 pub use guard::Pace;
 pub use machines::Machines;
 pub use range::MAX_RANGES;

@@ -1,4 +1,4 @@
-use super::{Machines, blobs, boot, guard::ConnState, rate::Rate, report, signatures};
+use super::{Line, Machines, blobs, boot, guard::ConnState, rate::Rate, report, signatures};
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
     Router,
@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 pub(super) struct App<M> {
     pub(super) machines: M,
     pub(super) images: ImageStore,
+    pub(super) line: Line,
     pub(super) reports: Rate,
     pub(super) body_time: Duration,
     /// Machines whose question for orders may be held at once.

@@ -1,5 +1,5 @@
 use super::{
-    Machines,
+    Line, Machines, Turns,
     guard::{Guarded, Pace},
     rate::Rate,
     router::{App, Conn, router, tidy},
@@ -46,6 +46,8 @@ pub struct Settings {
     pub pace: Pace,
     /// What runs when the service stops may go on for this long.
     pub grace: Duration,
+    /// How many fetch their root at a time.
+    pub turns: Turns,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             // with this, 35 kB/s are fast enough.
             pace: Pace { bytes: 256 << 10, time: Duration::from_secs(40) },
             grace: Duration::from_secs(5),
+            turns: Turns::default(),
         }
     }
 }
@@ -81,6 +84,7 @@ pub struct BindError {
 pub struct Server {
     sockets: Vec<StdTcpListener>,
     settings: Settings,
+    line: Line,
 }
 
 /// Connections by client address.
@@ -103,7 +107,13 @@ impl Server {
         for addr in &settings.listen {
             sockets.push(listen(*addr).map_err(|source| BindError { addr: *addr, source })?);
         }
-        Ok(Server { sockets, settings })
+        let line = Line::new(settings.turns);
+        Ok(Server { sockets, settings, line })
+    }
+
+    /// The line of those who wait for their root.
+    pub fn line(&self) -> Line {
+        self.line.clone()
     }
 
     /// Where it listens.
@@ -124,6 +134,7 @@ impl Server {
         let app = App {
             machines,
             images,
+            line: self.line,
             reports: Rate::new(60, Duration::from_millis(200)),
             body_time: self.settings.body_time,
             // The rest is for machines that boot.

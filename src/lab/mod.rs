@@ -8,6 +8,7 @@
 pub mod console;
 pub mod demo;
 mod error;
+pub mod fleet;
 pub mod follow;
 pub mod interrupt;
 pub mod net;

@@ -70,6 +70,24 @@ impl Provisioner {
         Ok(self.hand_on(&locked, fx))
     }
 
+    /// The rack of the machine in this boot, where the blob is the root that the `init` of its image
+    /// fetches; `None` where it is another. That it asks is progress: it may have to wait for its turn.
+    pub fn root_asked(&self, boot: AttemptId, digest: Digest) -> Option<Option<String>> {
+        let image = self.state().attempts.get(boot)?.attempt.image?;
+        let image = self.0.images.get(image).ok().flatten()?;
+        if !image.manifest.native || image.manifest.rootfs.is_none_or(|root| root.blob.digest != digest) {
+            return None;
+        }
+        let now = self.now();
+        let mut locked = self.state();
+        let mut fx = Effects::default();
+        locked.goes_on(boot, now, &mut fx);
+        let mac = locked.attempts.get(boot)?.attempt.mac;
+        let rack = locked.machines.get(mac).and_then(|machine| machine.rack.clone());
+        drop(self.hand_on(&locked, fx));
+        Some(rack)
+    }
+
     /// A machine in this boot began to fetch a blob. Of a foreign image's root this tells that its own
     /// initramfs runs and has a network.
     pub async fn blob_begun(&self, boot: AttemptId, digest: Digest) {
@@ -103,15 +121,7 @@ impl Provisioner {
         let mut fx = Effects::default();
         let mut locked = self.state();
         let state = &mut *locked;
-        state.update(boot, &mut fx, |t| {
-            t.heard = now;
-            t.moved = now;
-            let revived = matches!(t.attempt.verdict, Verdict::Stuck { .. });
-            if revived {
-                t.attempt.verdict = Verdict::Running;
-            }
-            revived
-        });
+        state.goes_on(boot, now, &mut fx);
         if let Some(stage) = stage.filter(|_| complete) {
             state.record(boot, stage, None, now, &mut fx);
             let last = attempts::last_seen(&image.manifest);

@@ -18,7 +18,7 @@ use crate::{
     dhcp,
     model::{
         Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, FailingImage,
-        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage, facts::MAX_NICS,
+        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage, Verdict, facts::MAX_NICS,
     },
     netboot::ServerAddr,
     store::ImageStore,
@@ -386,6 +386,19 @@ impl State {
                 t.moved = now;
             }
             new
+        });
+    }
+
+    /// Notes that a boot goes on, though it reached no new stage; one taken for stuck is not.
+    pub fn goes_on(&mut self, id: AttemptId, now: Millis, fx: &mut Effects) {
+        self.update(id, fx, |t| {
+            t.heard = now;
+            t.moved = now;
+            let revived = matches!(t.attempt.verdict, Verdict::Stuck { .. });
+            if revived {
+                t.attempt.verdict = Verdict::Running;
+            }
+            revived
         });
     }
 

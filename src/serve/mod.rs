@@ -49,7 +49,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         }
         tracing::warn!("every interface is off: only HTTP and the API are served");
     }
-    raise_file_limit();
+    crate::sys::limits::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -90,13 +90,15 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let monitor = dhcp.monitor();
     let tftp_counters = tftp.counters();
+    let line = http.line();
     let scrubber = scrub::Scrubber::new(images.clone(), provisioner.clone(), &config.images);
     let others: api::AskOthers = {
         let (monitor, scrubber) = (monitor.clone(), scrubber.clone());
         Arc::new(move || {
             let dhcp = serde_json::to_value(monitor.status()).unwrap_or_default();
             let tftp = tftp_counters.lock().unwrap_or_else(PoisonError::into_inner).to_json();
-            let parts = [("dhcp", dhcp), ("tftp", tftp), ("store", scrubber.counters())];
+            let roots = serde_json::json!({ "roots": line.counters() });
+            let parts = [("dhcp", dhcp), ("tftp", tftp), ("http", roots), ("store", scrubber.counters())];
             let counters = parts.into_iter().map(|(part, c)| (part.to_owned(), c)).collect();
             let mut alarms = alarms(&monitor);
             alarms.extend(scrubber.alarms());
@@ -178,6 +180,7 @@ fn http_settings(config: &Config, at: SocketAddrV4) -> httpd::Settings {
         header_time: time(http.head_time),
         body_time: time(http.body_time),
         pace: httpd::Pace { time: time(http.stall_time), ..usual.pace },
+        turns: httpd::Turns { in_all: http.roots_at_once, per_rack: http.roots_per_rack },
         ..usual
     }
 }
@@ -279,16 +282,6 @@ fn reload_on_hangup(nbps: Nbps) {
             }
         }
     });
-}
-
-/// Each transfer and connection has a file descriptor: the soft limit of 1,024 is too low for a rack.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    let wanted = now.maximum.map_or(65_536, |most| most.min(65_536));
-    if now.current.is_some_and(|current| current < wanted) {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: now.maximum });
-    }
 }
 
 fn log_to_stderr(level: LogLevel) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pristine::{
-    httpd::{Machines, Pace, Server, Settings},
+    httpd::{Machines, Pace, Server, Settings, Turns},
     lab::process::{output_within, tethered},
     model::{Arch, AttemptId, Digest, Facts, Mac, Manifest},
     netboot::ServerAddr,
@@ -79,6 +79,10 @@ impl Machines for Stand {
             Ok(mac) => Ok(format!("#!ipxe\n# {mac} {} {}\n", query.manufacturer, server.base_url())),
             Err(_) => Err(ScriptError::BadMac(query.mac)),
         }
+    }
+
+    fn takes_turns(&self, boot: AttemptId, digest: Digest) -> Option<Option<String>> {
+        (boot.0 < 0x100 && digest == kernel().1).then(|| Some(format!("rack {}", boot.0 / 0x10)))
     }
 
     async fn blob_begun(&self, _: AttemptId, _: Digest) {}
@@ -276,6 +280,46 @@ fn a_blob_is_fetched_whole_and_its_boot_is_told_when_the_last_byte_is_out() {
     let manifest = served.curl(&[&served.url(&format!("/blobs/{image}"))]);
     assert_eq!(Digest::of(&manifest), image, "init fetches the manifest as a blob");
     assert!(served.told.try_recv().is_err(), "a HEAD fetches nothing");
+}
+
+#[test]
+fn roots_are_sent_to_some_at_a_time_and_the_others_wait_or_are_told_when_to_ask() {
+    let served =
+        serve_image(Settings { turns: Turns { in_all: 2, per_rack: 1 }, ..Settings::default() }, true);
+    let path = |boot: u64| format!("/blobs/{}?boot={boot:016x}", kernel().1);
+    let begin = |boot: u64| {
+        let mut stream = served.connect();
+        write!(stream, "GET {} HTTP/1.1\r\nHost: x\r\nPrefer: wait=20\r\n\r\n", path(boot)).unwrap();
+        stream
+    };
+    let begun = |stream: &mut TcpStream| {
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+    };
+    // More than the sockets hold: it goes on for as long as nobody reads on.
+    let mut first = begin(0x11);
+    begun(&mut first);
+    let impatient = |boot: u64| {
+        let url = served.url(&path(boot));
+        served.text(&["-D", "-", "-o", "got", "-H", "Prefer: respond-async, wait=0", &url])
+    };
+    let said = impatient(0x12);
+    assert!(
+        said.starts_with("HTTP/1.1 503 ") && said.contains("\nretry-after: "),
+        "its rack is full: {said}"
+    );
+    let mut other = begin(0x21);
+    begun(&mut other);
+    let mut third = begin(0x31);
+    // Who knows nothing of turns, or fetches something else, is served at once.
+    for url in [path(0x100), format!("/blobs/{}", kernel().1), path(0x12)] {
+        assert_eq!(served.text(&["-o", "got", "-w", "%{http_code}", &served.url(&url)]), "200");
+    }
+    drop(other);
+    begun(&mut third);
+    drop((first, third));
+    while !impatient(0x12).starts_with("HTTP/1.1 200 ") {}
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod build;
 mod cli;
 mod dhcpd;
 mod diff;
+mod fleet;
 mod foreign;
 mod http;
 mod images;

@@ -16,8 +16,10 @@ const TRIES: u32 = 14;
 const PROGRESS: u64 = 64 << 10;
 /// Times that one block may come wrong before it counts as wrong on the server.
 const WRONG_TRIES: u32 = 3;
-/// The longest that a server's Retry-After is obeyed.
+/// The longest that one Retry-After of a server is obeyed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest that a server may have one download wait in all: a hall's power return with a slow link.
+const LONGEST_LINE: Duration = Duration::from_secs(3_600);
 
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), idle: Duration::from_secs(10) };
 
@@ -50,7 +52,7 @@ pub fn backoff(tries: u32, dice: u64) -> Duration {
 /// Fetches a resource of known `size` into `sink`. `what` names it in messages.
 pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mut Sink<'_>) -> Result<()> {
     let mut at = 0;
-    let mut tries = 0;
+    let mut patience = Patience::new(server, what);
     let mut wrong: Option<(u64, u32)> = None;
     while at < size {
         let before = at;
@@ -70,8 +72,10 @@ pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mu
             }
             Err(Stop::Trouble(trouble)) => trouble,
         };
-        tries = if at - before >= PROGRESS { 1 } else { tries + 1 };
-        wait_or_give_up(&trouble, tries, server, what, &format!(" from byte {at} of {size}"))?;
+        if at - before >= PROGRESS {
+            patience.tries = 0;
+        }
+        patience.wait(&trouble, &format!(" from byte {at} of {size}"))?;
     }
     Ok(())
 }
@@ -113,39 +117,65 @@ fn unsized_whole(server: SocketAddrV4, path: &str, most: u64, what: &str) -> Res
         }
         Ok(Ok(out))
     };
-    let mut tries = 0;
+    let mut patience = Patience::new(server, what);
     loop {
         match attempt() {
             Ok(result) => return result,
-            Err(trouble) => {
-                tries += 1;
-                wait_or_give_up(&trouble, tries, server, what, "")?;
-            }
+            Err(trouble) => patience.wait(&trouble, "")?,
         }
     }
 }
 
-/// Sleeps before try number `tries` + 1; or fails, after too many.
-fn wait_or_give_up(
-    trouble: &Trouble,
-    tries: u32,
+/// How often something was tried in vain.
+struct Patience<'a> {
     server: SocketAddrV4,
-    what: &str,
-    place: &str,
-) -> Result<()> {
-    // The server may be behind an import or a restart: a few tries even where it says no.
-    let (most, asked) = match trouble {
-        Trouble::Final { .. } => (4, Duration::ZERO),
-        Trouble::Passing { after, .. } => (TRIES, after.unwrap_or_default().min(LONGEST_WAIT)),
-    };
-    if tries >= most {
-        return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
+    what: &'a str,
+    /// Without progress.
+    tries: u32,
+    /// Waited since the server said so.
+    in_line: Duration,
+}
+
+impl<'a> Patience<'a> {
+    fn new(server: SocketAddrV4, what: &'a str) -> Patience<'a> {
+        Patience { server, what, tries: 0, in_line: Duration::ZERO }
     }
-    let wait = backoff(tries, random::below(1000)).max(asked);
-    let seconds = wait.as_secs_f32();
-    crate::console::say(format!("{what}: {}; again in {seconds:.1} s{place} (try {tries})", trouble.why()));
-    std::thread::sleep(wait);
-    Ok(())
+
+    /// Sleeps before the next try; or fails, after too many.
+    fn wait(&mut self, trouble: &Trouble, place: &str) -> Result<()> {
+        let (server, what) = (self.server, self.what);
+        let dice = random::below(1000);
+        let wait = match trouble {
+            // It is there and asks for patience, as when a whole hall boots: no try in vain.
+            Trouble::Passing { after: Some(after), .. } if self.in_line < LONGEST_LINE => {
+                let wait = jittered((*after).min(LONGEST_WAIT), dice);
+                self.in_line += wait;
+                wait
+            }
+            _ => {
+                self.tries += 1;
+                backoff(self.tries, dice)
+            }
+        };
+        // The server may be behind an import or a restart: a few tries even where it says no.
+        let most = if matches!(trouble, Trouble::Final { .. }) { 4 } else { TRIES };
+        if self.tries >= most {
+            return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
+        }
+        let (seconds, tries) = (wait.as_secs_f32(), self.tries);
+        crate::console::say(format!(
+            "{what}: {}; again in {seconds:.1} s{place} (tries in vain: {tries})",
+            trouble.why()
+        ));
+        std::thread::sleep(wait);
+        Ok(())
+    }
+}
+
+/// A Retry-After and up to a quarter more, so that those who were told the same don't come together again.
+pub fn jittered(after: Duration, dice: u64) -> Duration {
+    let most = after / 4 + Duration::from_millis(250);
+    after + most * u32::try_from(dice.min(1000)).unwrap_or(1000) / 1000
 }
 
 enum Stop {
@@ -302,10 +332,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_asks_for_patience_is_waited_for_without_giving_up() {
+        let later = || b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n".to_vec();
+        let answers = (0..TRIES + 3).map(|_| later()).chain([full(&body())]).collect();
+        let (addr, requests) = server(answers);
+        assert!(whole(addr, "/b", Some(body().len() as u64), 0, "it").unwrap() == body());
+        assert!(requests.recv().unwrap().contains("\r\nPrefer: wait=5\r\n"));
+    }
+
+    #[test]
     fn waits_grow_and_are_spread() {
         assert_eq!(backoff(1, 1000).as_millis(), 250);
         assert_eq!(backoff(1, 0).as_millis(), 125);
         assert_eq!(backoff(3, 1000).as_millis(), 1000);
         assert_eq!(backoff(60, 1000).as_secs(), 8);
+        let eight = Duration::from_secs(8);
+        assert_eq!((jittered(eight, 0).as_millis(), jittered(eight, 1000).as_millis()), (8_000, 10_250));
     }
 }

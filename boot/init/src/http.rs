@@ -11,6 +11,8 @@ use std::{
 const MAX_HEAD: usize = 16 << 10;
 /// Longest time that a head may take to come.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// Seconds that the server may keep us waiting for an answer: less than [`Limits::idle`] of any request.
+const PATIENCE: u32 = 5;
 /// In each of these a body must bring [`Pace::LEAST`] bytes.
 const PACE: Duration = Duration::from_secs(60);
 
@@ -224,8 +226,10 @@ pub fn get(
     limits: Limits,
 ) -> Result<Answer, Trouble> {
     let range = if from > 0 { format!("Range: bytes={from}-\r\n") } else { String::new() };
+    // Where many boot at once, the root is sent to some at a time: we wait for our turn (RFC 7240).
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: pristine-init\r\nAccept: */*\r\n{range}Connection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: pristine-init\r\nAccept: */*\r\nPrefer: wait={PATIENCE}\r\n\
+         {range}Connection: close\r\n\r\n"
     );
     let (head, early, stream) = exchange(server, request.as_bytes(), limits)?;
     let at = check_answer(&head, from, size)?;

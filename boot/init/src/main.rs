@@ -163,7 +163,10 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     root::check_memory(rootfs.blob.size + 2 * rootfs.verity.tree.size, "the root")?;
     let fetched = root::fetch(boot.server, &boot.attempt, &rootfs)?;
     let mb = rootfs.blob.size as f32 / 1e6;
-    let rate = format!("{mb:.1} MB in {:.1} s", fetched.seconds);
+    let mut rate = format!("{mb:.1} MB in {:.1} s", fetched.seconds);
+    if fetched.waited >= 2.0 {
+        rate = format!("{rate}, after {:.0} s in line", fetched.waited);
+    }
     say(format!("rootfs complete, every block proven: {rate}"));
     reporter.stage("rootfs", Some(&rate));
 

@@ -76,8 +76,10 @@ fn seal(file: &File) -> Result<()> {
 pub struct Fetched {
     data: File,
     tree: File,
-    /// Seconds that the rootfs took.
+    /// Seconds that the rootfs took, from its first block on.
     pub seconds: f32,
+    /// Seconds until its first block came: others went before.
+    pub waited: f32,
 }
 
 /// Fetches tree and rootfs; every block is proven before it is kept.
@@ -98,7 +100,8 @@ pub fn fetch(server: SocketAddrV4, attempt: &str, rootfs: &RootFs) -> Result<Fet
     tree_file.write_all_at(tree.bytes(), 0).doing("keep the verity tree in memory")?;
     seal(&tree_file)?;
     let data = memory_file("pristine-rootfs", verity.data_blocks * BLOCK as u64)?;
-    let mut progress = Progress::new(rootfs.blob.size);
+    let asked = Instant::now();
+    let mut progress = None;
     fetch::stream(server, &path(rootfs.blob.digest), rootfs.blob.size, "the rootfs", &mut |at, bytes| {
         let good = bytes
             .chunks(BLOCK)
@@ -110,13 +113,16 @@ pub fn fetch(server: SocketAddrV4, attempt: &str, rootfs: &RootFs) -> Result<Fet
         match wrong {
             Some(offset) => Err(Problem::Wrong(Wrong { at: at + offset as u64 })),
             None => {
+                let progress = progress.get_or_insert_with(|| Progress::new(rootfs.blob.size));
                 progress.show(at + bytes.len() as u64);
                 Ok(())
             }
         }
     })?;
     seal(&data)?;
-    Ok(Fetched { data, tree: tree_file, seconds: progress.began.elapsed().as_secs_f32() })
+    let began = progress.map_or(asked, |progress| progress.began);
+    let (seconds, waited) = (began.elapsed().as_secs_f32(), began.duration_since(asked).as_secs_f32());
+    Ok(Fetched { data, tree: tree_file, seconds, waited })
 }
 
 /// A line each tenth, and at least every five seconds.

@@ -1,0 +1,312 @@
+//! A simulated fleet: thousands of machines that speak the real DHCP, TFTP and HTTP with the real service,
+//! over a network namespace of their own, with boot times, failures and lost packets drawn from a seed.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `dice` | chance from a seed |
+//! | `relay` | DHCP of all machines through one relay agent |
+//! | `http` | a request from a machine's own address |
+//! | `machine` | one boot, step by step |
+//! | `crew` | the machines' lives: power, restarts, what became of each boot |
+//! | `tally` | what happened, in figures |
+//!
+//! Firmware, kernel and initramfs are not run: a machine asks for what they would ask for, and takes the
+//! last bytes of a blob for all of it. Reports, scripts and downloads are those of a boot.
+
+mod crew;
+mod dice;
+mod http;
+mod machine;
+mod relay;
+mod tally;
+
+use super::{
+    LabError, Net, Service, Settings, copy_images, interrupt, net::Host, process::succeed,
+    service::SERVER_CIDR, show::Timeline,
+};
+use crate::{
+    client::Client,
+    model::{
+        Digest, Limits, Mac, Machine, Phase, RolloutState, Tag,
+        wire::{RolloutView, StartRollout},
+    },
+    provisioner::MachinePatch,
+};
+use crew::Crew;
+use dice::Dice;
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+pub use tally::{Outcome, Tally};
+
+/// The fleet's own address on the switch, its network, and the relay agent's address in that.
+const GATEWAY_CIDR: &str = "198.18.0.2/24";
+const GATEWAY: &str = "198.18.0.2";
+const FLEET: &str = "198.19.0.0/16";
+const RELAY: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const PORT: u16 = 8080;
+const API: &str = "http://127.0.0.1:8081";
+const ROLLOUT: &str = "fleet";
+/// Bound of one tool.
+const TOOL: Duration = Duration::from_secs(30);
+/// Most machines: what its network has addresses for, with room for a pool.
+pub const MOST: u32 = 50_000;
+
+/// What kind of fleet, and what it does.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to run the service.
+    pub settings: Settings,
+    /// State folder with the images.
+    pub images: PathBuf,
+    /// Machines; at most [`MOST`].
+    pub machines: u32,
+    /// Racks that they are spread over.
+    pub racks: u32,
+    /// What chance is drawn from.
+    pub seed: u64,
+    /// Part of the machines that the new image fails on.
+    pub failures: f64,
+    /// Part of the packets that are lost.
+    pub loss: f64,
+    /// How much faster than real delays pass.
+    pub speed: f64,
+    /// Time over which machines power on.
+    pub storm: Duration,
+    /// Fetch roots whole.
+    pub whole_roots: bool,
+    /// Image that all begin with.
+    pub from: Tag,
+    /// Image that a rollout moves them to; none: only the storm.
+    pub to: Option<Tag>,
+    /// Machines in flight, in all and of one rack.
+    pub in_flight: (u32, u32),
+    /// Deadline of a machine's boot in a rollout.
+    pub deadline: Duration,
+    /// Times that the service is killed and started again in the middle.
+    pub kills: u32,
+    /// Longest time for the whole.
+    pub bound: Duration,
+}
+
+/// Runs it, and tells what happened.
+///
+/// # Errors
+/// The site can't be made, the service fails, a limit was exceeded, or it doesn't end in time.
+pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
+    crate::sys::limits::raise_file_limit();
+    copy_images(&options.images, &options.settings.state)?;
+    let site = Site::up(options)?;
+    let machines = options.machines;
+    timeline.say(&format!("{machines} machines in {} racks; seed {}.", options.racks, options.seed));
+    let fleet: Vec<Mac> = (0..machines).map(mac_of).collect();
+    site.register(options, &fleet)?;
+    site.cli(&["default", &options.from.to_string()])?;
+    let good = site.digest(&options.from)?;
+    let mut tally = Tally::default();
+
+    let dice = Dice::new(options.seed);
+    let crew = site.fleet.enter(|| Crew::start(options, dice, good, &fleet))??;
+    timeline.say(&format!("Power on, over {} s.", options.storm.as_secs()));
+    let end = Instant::now() + options.bound;
+    let began = Instant::now();
+    crew.power_on_over(options.storm, &dice);
+    while crew.running() > 0 || crew.settled() < fleet.len() {
+        step(end, "all machines to be up")?;
+    }
+    tally.storm(began.elapsed(), &crew.take());
+    timeline.say(&tally.to_string());
+    if let Some(to) = &options.to {
+        let mut site = site;
+        site.roll(options, to, &crew, timeline, end, &mut tally)?;
+        tally.rollout_boots(&crew.take());
+        let machines = site.machines()?;
+        tally.outcome = Some(Outcome::of(&machines));
+        timeline.say(&tally.to_string());
+    }
+    Ok(tally)
+}
+
+fn step(end: Instant, what: &str) -> Result<(), LabError> {
+    interrupt::check()?;
+    if Instant::now() > end {
+        return Err(LabError::Late { what: what.to_owned(), bound: Duration::ZERO });
+    }
+    std::thread::park_timeout(interrupt::STEP);
+    Ok(())
+}
+
+/// Locally administered addresses.
+fn mac_of(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    Mac([0x02, 0xf1, a, b, c, d])
+}
+
+/// Server and fleet, each in its namespace.
+struct Site {
+    service: Service,
+    server: Host,
+    fleet: Host,
+    client: Client,
+}
+
+impl Site {
+    fn up(options: &Options) -> Result<Site, LabError> {
+        let net = Net::new()?;
+        let server = net.host("server", SERVER_CIDR)?;
+        let fleet = net.host("fleet", GATEWAY_CIDR)?;
+        // Every address of the fleet is this host's own; the server reaches all by one route, and so
+        // needs no table of ten thousand neighbours.
+        let route = |host: &Host, words: &[&str]| {
+            let mut command = host.command("ip");
+            command.args(["route", "add"]).args(words);
+            succeed(command, TOOL).map(drop)
+        };
+        route(&fleet, &["local", FLEET, "dev", "lo"])?;
+        route(&server, &[FLEET, "via", GATEWAY])?;
+        let extra = format!(
+            "fallback_after = 2\n[dhcp]\nprobe = false\n[bounds]\nhttp_connections = 8192\nscripts_per_minute = 600\n\
+             dhcp_in_work = 4096\n[[subnet]]\nnetwork = \"{FLEET}\"\npools = [\"198.19.1.0-198.19.255.250\"]\nrouters = [\"{RELAY}\"]\n"
+        );
+        let settings = Settings { extra, ..options.settings.clone() };
+        let service = Service::start(&server, settings)?;
+        let token = options.settings.state.join("api-token");
+        let client = Client::new(API, &token).map_err(|e| LabError::Other(e.to_string()))?;
+        Ok(Site { service, server, fleet, client })
+    }
+
+    fn cli(&self, words: &[&str]) -> Result<String, LabError> {
+        self.service.cli(&self.server, words)
+    }
+
+    /// Asks the API, which listens on the server's loopback; again where the service was just killed.
+    fn ask<T: Send>(
+        &self,
+        ask: impl Fn(&Client) -> Result<T, crate::client::ClientError> + Sync,
+    ) -> Result<T, LabError> {
+        let asked = self.server.enter(|| ask(&self.client))?;
+        asked.map_err(|e| LabError::Other(e.to_string()))
+    }
+
+    fn machines(&self) -> Result<Vec<Machine>, LabError> {
+        self.ask(|client| client.machines(None))
+    }
+
+    fn digest(&self, tag: &Tag) -> Result<Digest, LabError> {
+        let text = self.cli(&["image", "show", &tag.to_string(), "--json"])?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| LabError::Other(format!("image show: {e}")))?;
+        let digest = value.get("digest").and_then(|d| d.as_str()).and_then(|d| d.parse().ok());
+        digest.ok_or_else(|| LabError::Other(format!("image show {tag} names no digest")))
+    }
+
+    /// Names every machine and puts it into its rack. Several at once: each waits for the disk.
+    fn register(&self, options: &Options, fleet: &[Mac]) -> Result<(), LabError> {
+        let one = |mac: &Mac, n: usize| {
+            let rack = n % options.racks.max(1) as usize;
+            let patch = MachinePatch {
+                hostname: Some(Some(format!("sim-{n}"))),
+                rack: Some(Some(format!("r{rack}"))),
+                ..MachinePatch::default()
+            };
+            self.client.set_machine(&mac.to_string(), &patch)
+        };
+        let numbered: Vec<(usize, &Mac)> = fleet.iter().enumerate().collect();
+        let shares: Vec<&[(usize, &Mac)]> = numbered.chunks(numbered.len().div_ceil(16).max(1)).collect();
+        self.server.enter(|| {
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = shares
+                    .into_iter()
+                    .map(|share| {
+                        scope.spawn(move || share.iter().try_for_each(|(n, mac)| one(mac, *n).map(drop)))
+                    })
+                    .collect();
+                workers.into_iter().try_for_each(|worker| match worker.join() {
+                    Ok(done) => done.map_err(|e| LabError::Other(e.to_string())),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+            })
+        })?
+    }
+
+    /// A rollout to `to`; its machines are power-cycled as an operator's script would, by what the API
+    /// says. The service is killed in between.
+    fn roll(
+        &mut self,
+        options: &Options,
+        to: &Tag,
+        crew: &Crew,
+        timeline: &Timeline,
+        end: Instant,
+        tally: &mut Tally,
+    ) -> Result<(), LabError> {
+        let (in_all, per_rack) = options.in_flight;
+        let limits = Limits {
+            in_flight: in_all,
+            in_flight_per_rack: per_rack,
+            max_failed: options.machines,
+            deadline_seconds: u32::try_from(options.deadline.as_secs()).unwrap_or(u32::MAX),
+            soak_seconds: 1,
+        };
+        let waves = ["1", "10%", "rest"].map(str::to_owned).to_vec();
+        let start = StartRollout {
+            name: Some(ROLLOUT.to_owned()),
+            selector: "rack=r*".into(),
+            to: to.to_string(),
+            waves,
+            limits,
+            ..StartRollout::default()
+        };
+        self.ask(|client| client.start_rollout(&start))?;
+        timeline.say(&format!("A rollout to {to}: 1, 10%, rest; {in_all} in flight, {per_rack} of a rack."));
+        let began = Instant::now();
+        let mut cycled: BTreeMap<Mac, (Phase, i64)> = BTreeMap::new();
+        let mut kills = 0;
+        loop {
+            step(end, "the rollout to end")?;
+            let machines = self.machines()?;
+            tally.look(&machines, options.in_flight)?;
+            for machine in &machines {
+                let Some(part) = &machine.part else { continue };
+                let now = (part.phase, part.since);
+                // Moved: to begin it. Failed: it hangs, and has its old image back.
+                if matches!(part.phase, Phase::Moved | Phase::Failed)
+                    && cycled.get(&machine.mac) != Some(&now)
+                {
+                    cycled.insert(machine.mac, now);
+                    crew.power_cycle(machine.mac);
+                }
+            }
+            let over = machines.iter().filter_map(|m| m.part.as_ref()).filter(|p| p.phase.is_over()).count();
+            // Spread over the rollout: the n-th when n of all parts of it are done.
+            let due =
+                (over as u64 * (u64::from(options.kills) + 1) / u64::from(options.machines.max(1))) as u32;
+            if kills < options.kills.min(due) {
+                kills += 1;
+                self.service.kill();
+                self.service.run(&self.server)?;
+                timeline.say(&format!(
+                    "The service was killed and started again ({kills} of {}).",
+                    options.kills
+                ));
+                continue;
+            }
+            let view: RolloutView = self.ask(|client| client.rollout(ROLLOUT))?;
+            match view.rollout.state {
+                RolloutState::Running => {}
+                RolloutState::Done if crew.running() == 0 => {
+                    tally.rollout(began.elapsed(), kills);
+                    return Ok(());
+                }
+                RolloutState::Done => {}
+                state => {
+                    return Err(LabError::Other(format!("the rollout is {state}: {}", view.rollout.why)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What happened to a fleet, in figures, and whether limits were kept.
+
+use super::machine::{End, Outcome as Boot};
+use crate::{
+    lab::LabError,
+    model::{Mac, Machine, Phase},
+};
+use sha2::{Digest as _, Sha256};
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+/// What happened so far.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    storm: Option<Boots>,
+    rollout: Option<Boots>,
+    rollout_took: Duration,
+    kills: u32,
+    looks: u64,
+    most: u32,
+    most_of_rack: u32,
+    /// What became of each machine in the rollout.
+    pub outcome: Option<Outcome>,
+}
+
+/// Many boots.
+#[derive(Clone, Debug, Default)]
+struct Boots {
+    wall: Duration,
+    ends: BTreeMap<End, u32>,
+    /// Of those that got healthy, ascending.
+    took: Vec<Duration>,
+    roots: Vec<Duration>,
+}
+
+/// Where the machines of a rollout are at its end. What a seed decides, and no order or restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Machines by phase.
+    pub phases: BTreeMap<Phase, u32>,
+    /// SHA-256 over each machine's phase and last healthy image.
+    pub digest: String,
+}
+
+impl Outcome {
+    pub(super) fn of(machines: &[Machine]) -> Outcome {
+        let mut sorted: Vec<&Machine> = machines.iter().collect();
+        sorted.sort_by_key(|m| m.mac);
+        let mut hash = Sha256::new();
+        let mut phases = BTreeMap::new();
+        for machine in sorted {
+            let phase = machine.part.as_ref().map(|part| part.phase);
+            if let Some(phase) = phase {
+                *phases.entry(phase).or_default() += 1;
+            }
+            hash.update(format!("{} {phase:?} {:?}\n", machine.mac, machine.last_healthy));
+        }
+        let digest = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Outcome { phases, digest }
+    }
+}
+
+impl Tally {
+    pub(super) fn storm(&mut self, wall: Duration, boots: &[Boot]) {
+        self.storm = Some(Boots::of(wall, boots));
+    }
+
+    pub(super) fn rollout(&mut self, wall: Duration, kills: u32) {
+        (self.rollout_took, self.kills) = (wall, kills);
+    }
+
+    pub(super) fn rollout_boots(&mut self, boots: &[Boot]) {
+        self.rollout = Some(Boots::of(self.rollout_took, boots));
+    }
+
+    /// Looks at all machines at one moment: more in flight than may be is an error. 0: no limit.
+    pub(super) fn look(&mut self, machines: &[Machine], limits: (u32, u32)) -> Result<(), LabError> {
+        self.looks += 1;
+        let in_flight = machines.iter().filter(|m| m.part.as_ref().is_some_and(|p| p.phase.is_in_flight()));
+        let mut racks: BTreeMap<&str, Vec<Mac>> = BTreeMap::new();
+        for machine in in_flight {
+            racks.entry(machine.rack.as_deref().unwrap_or_default()).or_default().push(machine.mac);
+        }
+        let count = |macs: &Vec<Mac>| u32::try_from(macs.len()).unwrap_or(u32::MAX);
+        let all = racks.values().map(count).sum();
+        let of_rack = racks.values().map(count).max().unwrap_or_default();
+        (self.most, self.most_of_rack) = (self.most.max(all), self.most_of_rack.max(of_rack));
+        let exceeds = |count, limit| limit > 0 && count > limit;
+        if exceeds(all, limits.0) || exceeds(of_rack, limits.1) {
+            return Err(LabError::Other(format!(
+                "{all} machines are in flight, {of_rack} of one rack; at most {} and {} may be",
+                limits.0, limits.1
+            )));
+        }
+        Ok(())
+    }
+
+    /// Machines that got healthy in the storm.
+    pub fn up(&self) -> u32 {
+        self.storm.as_ref().and_then(|s| s.ends.get(&End::Healthy)).copied().unwrap_or_default()
+    }
+}
+
+impl Boots {
+    fn of(wall: Duration, boots: &[Boot]) -> Boots {
+        let mut all = Boots { wall, ..Boots::default() };
+        for boot in boots {
+            *all.ends.entry(boot.end).or_default() += 1;
+            if boot.end == End::Healthy {
+                all.took.push(boot.took);
+                all.roots.push(boot.root);
+            }
+        }
+        all.took.sort();
+        all.roots.sort();
+        all
+    }
+}
+
+impl fmt::Display for Boots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends: Vec<String> =
+            self.ends.iter().map(|(end, n)| format!("{n} {end:?}").to_lowercase()).collect();
+        writeln!(f, "{:.1} s; boots: {}", self.wall.as_secs_f32(), ends.join(", "))?;
+        writeln!(f, "  boot   {}", Spread(&self.took))?;
+        write!(f, "  root   {}", Spread(&self.roots))
+    }
+}
+
+/// Ascending times.
+struct Spread<'a>(&'a [Duration]);
+
+impl fmt::Display for Spread<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |part: usize| {
+            let n = self.0.len().saturating_sub(1) * part / 100;
+            self.0.get(n).copied().unwrap_or_default().as_secs_f32()
+        };
+        let sum: Duration = self.0.iter().sum();
+        let mean = sum.as_secs_f32() / self.0.len().max(1) as f32;
+        let (median, most, last) = (at(50), at(95), at(100));
+        write!(f, "mean {mean:.2} s, median {median:.2} s, 95 % {most:.2} s, last {last:.2} s")
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.storm, &self.rollout) {
+            (_, Some(rollout)) => {
+                writeln!(f, "Rollout: {rollout}")?;
+                writeln!(
+                    f,
+                    "  in flight at most {} in all, {} of one rack, over {} looks; {} kills of the service",
+                    self.most, self.most_of_rack, self.looks, self.kills
+                )?;
+                let Some(outcome) = &self.outcome else { return Ok(()) };
+                let phases: Vec<String> =
+                    outcome.phases.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
+                write!(
+                    f,
+                    "  outcome: {} ({})",
+                    phases.join(", "),
+                    outcome.digest.get(..16).unwrap_or_default()
+                )
+            }
+            (Some(storm), None) => write!(f, "Storm: {storm}"),
+            (None, None) => f.write_str("nothing yet"),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A simulated fleet against the real service: a storm, then a rollout whose limits hold and whose outcome
+//! no kill of the service changes.
+
+use pristine::{
+    lab::{
+        Folder, Mode, Settings,
+        fleet::{Options, Tally, run},
+        show::Timeline,
+    },
+    model::Phase,
+};
+use std::{path::Path, time::Duration};
+
+const MACHINES: u32 = 120;
+
+fn fleet(kills: u32) -> Tally {
+    let folder = Folder::temporary("fleet").unwrap();
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = Settings {
+        binary: env!("CARGO_BIN_EXE_pristine").into(),
+        nbps: top.join("target/nbp"),
+        state: folder.path().join("state"),
+        dir: folder.path().to_owned(),
+        mode: Mode::Full,
+        extra: String::new(),
+    };
+    let options = Options {
+        settings,
+        images: top.join("target/images/state"),
+        machines: MACHINES,
+        racks: 6,
+        seed: 7,
+        failures: 0.1,
+        loss: 0.01,
+        speed: 200.0,
+        storm: Duration::from_secs(2),
+        whole_roots: false,
+        from: "tiny:1".parse().unwrap(),
+        to: Some("tiny:2".parse().unwrap()),
+        in_flight: (40, 8),
+        deadline: Duration::from_secs(20),
+        kills,
+        bound: Duration::from_secs(240),
+    };
+    run(&options, &Timeline::default()).unwrap()
+}
+
+#[test]
+fn a_fleet_comes_up_and_rolls_over_within_limits_whatever_happens_to_the_service() {
+    // An error where a limit is exceeded.
+    let calm = fleet(0);
+    assert_eq!(calm.up(), MACHINES);
+    let outcome = calm.outcome.clone().unwrap();
+    let count = |phase| outcome.phases.get(&phase).copied().unwrap_or_default();
+    assert_eq!(count(Phase::Done) + count(Phase::Failed), MACHINES, "{calm}");
+    assert!(count(Phase::Failed) > 0, "{calm}");
+    let stormy = fleet(3);
+    assert_eq!(stormy.outcome, calm.outcome, "without kills:\n{calm}\nwith:\n{stormy}");
+}
