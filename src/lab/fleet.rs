@@ -9,6 +9,7 @@
 //! | `machine` | one boot, step by step |
 //! | `crew` | the machines' lives: power, restarts, what became of each boot |
 //! | `tally` | what happened, in figures |
+//! | `record` | whether limits were kept, by the audit log |
 //!
 //! Firmware, kernel and initramfs are not run: a machine asks for what they would ask for, and takes the
 //! last bytes of a blob for all of it. Reports, scripts and downloads are those of a boot.
@@ -17,6 +18,7 @@ mod crew;
 mod dice;
 mod http;
 mod machine;
+mod record;
 mod relay;
 mod tally;
 
@@ -27,10 +29,12 @@ use super::{
 use crate::{
     client::Client,
     model::{
-        Digest, Limits, Mac, Machine, Phase, RolloutState, Tag,
+        BootAttempt, Digest, Limits, Mac, Machine, Phase, RolloutState, Tag,
+        audit::AuditRecord,
         wire::{RolloutView, StartRollout},
     },
     provisioner::MachinePatch,
+    store::db::LogQuery,
 };
 use crew::Crew;
 use dice::Dice;
@@ -126,6 +130,8 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
         tally.rollout_boots(&crew.take());
         let machines = site.machines()?;
         tally.outcome = Some(Outcome::of(&machines));
+        let most = record::most_in_flight(&site.log()?, &site.boots()?, &machines, site.digest(to)?);
+        tally.by_record(most, options.in_flight)?;
         timeline.say(&tally.to_string());
     }
     Ok(tally)
@@ -194,6 +200,31 @@ impl Site {
 
     fn machines(&self) -> Result<Vec<Machine>, LabError> {
         self.ask(|client| client.machines(None))
+    }
+
+    /// The audit log from its first record on, after the service has walked along its chain.
+    fn log(&self) -> Result<Vec<AuditRecord>, LabError> {
+        let verified = self.ask(|client| client.verify_log(None))?;
+        if let Some(broken) = verified.broken {
+            return Err(LabError::Other(format!(
+                "the audit log is broken at {}: {}",
+                broken.seq, broken.why
+            )));
+        }
+        let mut all: Vec<AuditRecord> = Vec::new();
+        loop {
+            let after = Some(all.last().map_or(0, |record| record.seq));
+            let query = LogQuery { after, limit: 10_000, ..LogQuery::default() };
+            let page = self.ask(|client| client.log(None, &query))?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page.into_iter().map(|entry| entry.record));
+        }
+    }
+
+    fn boots(&self) -> Result<Vec<BootAttempt>, LabError> {
+        self.ask(|client| client.attempts(None, 10_000_000))
     }
 
     fn digest(&self, tag: &Tag) -> Result<Digest, LabError> {

@@ -1,6 +1,9 @@
 //! What happened to a fleet, in figures, and whether limits were kept.
 
-use super::machine::{End, Outcome as Boot};
+use super::{
+    machine::{End, Outcome as Boot},
+    record::Most,
+};
 use crate::{
     lab::LabError,
     model::{Mac, Machine, Phase},
@@ -16,8 +19,8 @@ pub struct Tally {
     rollout_took: Duration,
     kills: u32,
     looks: u64,
-    most: u32,
-    most_of_rack: u32,
+    most: (u32, u32),
+    recorded: Most,
     /// What became of each machine in the rollout.
     pub outcome: Option<Outcome>,
 }
@@ -83,21 +86,31 @@ impl Tally {
         let count = |macs: &Vec<Mac>| u32::try_from(macs.len()).unwrap_or(u32::MAX);
         let all = racks.values().map(count).sum();
         let of_rack = racks.values().map(count).max().unwrap_or_default();
-        (self.most, self.most_of_rack) = (self.most.max(all), self.most_of_rack.max(of_rack));
-        let exceeds = |count, limit| limit > 0 && count > limit;
-        if exceeds(all, limits.0) || exceeds(of_rack, limits.1) {
-            return Err(LabError::Other(format!(
-                "{all} machines are in flight, {of_rack} of one rack; at most {} and {} may be",
-                limits.0, limits.1
-            )));
-        }
-        Ok(())
+        self.most = (self.most.0.max(all), self.most.1.max(of_rack));
+        within(all, of_rack, limits)
+    }
+
+    /// Takes what the record says of the whole rollout.
+    pub(super) fn by_record(&mut self, most: Most, limits: (u32, u32)) -> Result<(), LabError> {
+        self.recorded = most;
+        within(most.in_all, most.of_rack, limits)
     }
 
     /// Machines that got healthy in the storm.
     pub fn up(&self) -> u32 {
         self.storm.as_ref().and_then(|s| s.ends.get(&End::Healthy)).copied().unwrap_or_default()
     }
+}
+
+fn within(all: u32, of_rack: u32, limits: (u32, u32)) -> Result<(), LabError> {
+    let exceeds = |count, limit| limit > 0 && count > limit;
+    if exceeds(all, limits.0) || exceeds(of_rack, limits.1) {
+        return Err(LabError::Other(format!(
+            "{all} machines were in flight, {of_rack} of one rack; at most {} and {} may be",
+            limits.0, limits.1
+        )));
+    }
+    Ok(())
 }
 
 impl Boots {
@@ -150,7 +163,12 @@ impl fmt::Display for Tally {
                 writeln!(
                     f,
                     "  in flight at most {} in all, {} of one rack, over {} looks; {} kills of the service",
-                    self.most, self.most_of_rack, self.looks, self.kills
+                    self.most.0, self.most.1, self.looks, self.kills
+                )?;
+                writeln!(
+                    f,
+                    "  by the record of {} moves: at most {} in all, {} of one rack",
+                    self.recorded.moves, self.recorded.in_all, self.recorded.of_rack
                 )?;
                 let Some(outcome) = &self.outcome else { return Ok(()) };
                 let phases: Vec<String> =
