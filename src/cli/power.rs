@@ -20,6 +20,7 @@ Examples:
   pristine power set db7 --redfish https://10.0.7.1 --secret bmc-a1
   pristine power pin db7                 # shows its certificate's fingerprint, to compare
   pristine power set db8 --ipmi 10.0.7.2 --secret bmc-a1
+  pristine power set db9 --agent         # its image runs `/run/pristine/agent run`
   pristine power set db9 --manual")]
     Set(Set),
     /// Pin the certificate of a machine's BMC; without a fingerprint, show it
@@ -68,6 +69,12 @@ pub struct Set {
     /// By its BMC over IPMI, with the program ipmitool
     #[arg(long, value_name = "ADDRESS", group = "method", requires = "secret")]
     ipmi: Option<String>,
+    /// By the agent that its image runs (`/run/pristine/agent run`), which can restart it and no more
+    #[arg(long, group = "method")]
+    agent: bool,
+    /// The agent starts what the machine is assigned by kexec, without its firmware
+    #[arg(long, requires = "agent")]
+    kexec: bool,
     /// By people
     #[arg(long, group = "method")]
     manual: bool,
@@ -114,13 +121,16 @@ impl Command {
         };
         client.power_act(&machine, action)?;
         context.show(&serde_json::json!({ "machine": machine, "taken": action }), || {
-            format!("the BMC of {machine} took it: {action}\n")
+            format!("{machine}: {action} was ordered\n")
         })
     }
 }
 
 impl Set {
     fn power(&self) -> Result<Power, Failure> {
+        if self.agent {
+            return Ok(Power::Agent { kexec: self.kexec });
+        }
         let secret = self.secret.clone().unwrap_or_default();
         if let Some(url) = &self.redfish {
             let certificate = self.certificate.as_deref().map(parse_fingerprint).transpose()?;
@@ -193,7 +203,7 @@ fn said(machine: &Machine) -> String {
             format!("; pin its certificate next: `pristine power pin {name}`")
         }
         Power::Redfish(_) | Power::Ipmi(_) => format!("; try it with `pristine power status {name}`"),
-        Power::Manual | Power::Agent => String::new(),
+        Power::Manual | Power::Agent { .. } => String::new(),
     };
     format!("power of {name}: {}{next}\n", machine.power)
 }

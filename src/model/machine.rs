@@ -151,9 +151,23 @@ pub struct Machine {
     /// Its part in the latest rollout that it was selected for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Membership>,
+    /// What its agent is to do, in the boot that it runs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<AgentOrder>,
     /// What its `init` told of it. Shared, since a machine is copied for each change of it.
     #[serde(default, with = "shared", skip_serializing_if = "Option::is_none")]
     pub facts: Option<Arc<Facts>>,
+}
+
+/// What an operator, or a rollout, wants a machine's agent to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentOrder {
+    /// The boot that it is meant for: another one has no use for it.
+    pub boot: AttemptId,
+    /// Start what the machine is assigned by kexec, instead of a restart through the firmware.
+    pub kexec: bool,
+    /// When it was given.
+    pub at: Millis,
 }
 
 /// Facts are written as if they were not shared.
@@ -221,6 +235,7 @@ impl Machine {
             failing: Vec::new(),
             moved: None,
             part: None,
+            order: None,
             facts: None,
         }
     }

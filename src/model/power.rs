@@ -9,8 +9,12 @@ pub enum Power {
     /// By people: what waits for a boot waits for them.
     #[default]
     Manual,
-    /// By a reporter that runs on the machine itself.
-    Agent,
+    /// By the agent of its image (`agent run`), while that runs.
+    Agent {
+        /// It starts what it is assigned by kexec, where its kernel lets it, instead of going through its firmware.
+        #[serde(default)]
+        kexec: bool,
+    },
     /// By its BMC, over Redfish (DSP0266).
     Redfish(Redfish),
     /// By its BMC, over IPMI 2.0 (`lanplus`).
@@ -65,7 +69,7 @@ impl Power {
 
     /// Whether this service can make it boot anew.
     pub fn is_remote(&self) -> bool {
-        matches!(self, Power::Redfish(_) | Power::Ipmi(_))
+        !self.is_manual()
     }
 
     /// Name of the secret that it needs.
@@ -73,7 +77,7 @@ impl Power {
         match self {
             Power::Redfish(bmc) => Some(&bmc.secret),
             Power::Ipmi(bmc) => Some(&bmc.secret),
-            Power::Manual | Power::Agent => None,
+            Power::Manual | Power::Agent { .. } => None,
         }
     }
 }
@@ -82,7 +86,8 @@ impl fmt::Display for Power {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Power::Manual => f.write_str("manual"),
-            Power::Agent => f.write_str("agent"),
+            Power::Agent { kexec: false } => f.write_str("agent"),
+            Power::Agent { kexec: true } => f.write_str("agent, by kexec"),
             Power::Redfish(bmc) => write!(f, "redfish {}", bmc.url),
             Power::Ipmi(bmc) => write!(f, "ipmi {}", bmc.address),
         }

@@ -12,7 +12,7 @@ const LONGEST: usize = 256;
 /// [`PowerError::Settings`] with what to write instead.
 pub fn check(power: &Power) -> Result<(), PowerError> {
     match power {
-        Power::Manual | Power::Agent => Ok(()),
+        Power::Manual | Power::Agent { .. } => Ok(()),
         Power::Redfish(bmc) => {
             let origin = Origin::parse(&bmc.url)?;
             if bmc.certificate.is_some() && !origin.tls {

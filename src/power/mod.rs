@@ -52,7 +52,7 @@ impl Bmc {
             match &self.power {
                 Power::Redfish(bmc) => redfish::status(bmc, &self.credentials).await,
                 Power::Ipmi(bmc) => ipmi::status(bmc, &self.credentials).await,
-                Power::Manual | Power::Agent => Err(PowerError::NoBmc(self.power.to_string())),
+                Power::Manual | Power::Agent { .. } => Err(PowerError::NoBmc(self.power.to_string())),
             }
         })
         .await
@@ -71,7 +71,7 @@ impl Bmc {
                     let bios = matches!(self.firmware, Some(ClientArch::Bios | ClientArch::BiosHttp));
                     ipmi::act(bmc, &self.credentials, action, !bios).await
                 }
-                Power::Manual | Power::Agent => Err(PowerError::NoBmc(self.power.to_string())),
+                Power::Manual | Power::Agent { .. } => Err(PowerError::NoBmc(self.power.to_string())),
             }
         })
         .await

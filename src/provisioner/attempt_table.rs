@@ -25,6 +25,8 @@ pub(super) struct Tracked {
     pub by_firmware: bool,
     /// How far its image can be followed.
     pub seen: Seen,
+    /// When its agent asked for orders last.
+    pub asked: Option<Millis>,
     /// On disk, too. Attempts of strangers are not.
     pub kept: bool,
 }
@@ -80,6 +82,7 @@ impl Attempts {
                     .filter(|_| running)
                     .and_then(&seen)
                     .unwrap_or(Seen::Loads),
+                asked: None,
                 kept: true,
                 attempt,
             };

@@ -253,6 +253,7 @@ impl Provisioner {
         match (before, state.machines.get(after.mac).cloned()) {
             (Some(before), Some(mut now)) => {
                 now.pin = before.pin;
+                now.order = before.order;
                 now.failing = before.failing;
                 now.hostname = before.hostname;
                 now.rack = before.rack;

@@ -16,7 +16,7 @@
 //! | the per-machine script and its token | `script` |
 //! | reports and progress of a boot | `report` |
 //! | what a machine is made of | `facts` |
-//! | what a machine that waits is to do | `orders` |
+//! | what a machine that waits, or an agent, is to do | `orders` |
 //! | which machines a selector rule picks | `rules` (pure) |
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |

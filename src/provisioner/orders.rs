@@ -1,13 +1,15 @@
 //! What a running machine that asks is to do next: wait, restart, or boot its image by kexec.
 
 use super::{
-    Provisioner, ReportError, random,
+    CommandError, Provisioner, ReportError,
+    command::whole,
+    random,
     state::{Effects, State},
 };
 use crate::{
     model::{
-        AttemptId, BootAttempt, BootClient, BootTarget, ClientKind, Digest, IpxeFeatures, Mac, Machine,
-        Millis, Stage, Verdict,
+        AgentOrder, AttemptId, BootAttempt, BootClient, BootTarget, ClientKind, Digest, IpxeFeatures, Mac,
+        Machine, Millis, Stage, Verdict,
     },
     netboot::{
         ServerAddr,
@@ -17,6 +19,9 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr};
 
+/// An agent that asked for nothing in this time is gone: a question is held for 20 s, and one that the service has no
+/// place for comes again within a minute.
+const SILENT: Millis = 120_000;
 /// A machine's `last_seen` is as coarse as this.
 const SEEN_EVERY: Millis = 60_000;
 
@@ -59,9 +64,9 @@ impl fmt::Debug for Order {
 }
 
 impl Provisioner {
-    /// What the machine that waits with this token is to do now; `nic` is its NIC. Where it is to boot, that boot
-    /// is on disk before this returns. Asked again with the same token, before anything of that boot was
-    /// fetched, it is the same boot with another token: an answer may get lost.
+    /// What the machine is to do now that waits with this token, or whose agent asks with the token of its healthy
+    /// boot; `nic` is its NIC. Where it is to boot, that boot is on disk before this returns. Asked again with the same
+    /// token, before anything of that boot was fetched, it is the same boot with another token: an answer may get lost.
     pub async fn orders(
         &self,
         server: ServerAddr,
@@ -70,7 +75,9 @@ impl Provisioner {
         nic: Option<Mac>,
     ) -> Result<Order, ReportError> {
         let asks = Digest::of(token.as_bytes());
-        let client = self.asking(asks, nic)?;
+        let Some(client) = self.asking(asks, nic)? else {
+            return Ok(Order::Wait { why: "no orders".to_owned() });
+        };
         self.look(&client, &server).await;
         let no_random = |e: getrandom::Error| ReportError::NoRandomness(e.to_string());
         let token = Digest(random().map_err(no_random)?).to_string();
@@ -82,19 +89,58 @@ impl Provisioner {
         Ok(order)
     }
 
-    /// Who asks with the token of this hash.
-    fn asking(&self, token: Digest, nic: Option<Mac>) -> Result<BootClient, ReportError> {
-        let state = self.state();
-        let attempt = waiting(&state, token)?;
+    /// Has a machine's agent restart it, or start by kexec what it is assigned. The order is on disk when this returns,
+    /// counts for the boot that the machine is in, and is gone when it begins another one.
+    ///
+    /// # Errors
+    /// [`CommandError::Conflict`] where no agent of the machine asks for orders.
+    pub(super) async fn order_agent(&self, key: &str, kexec: bool) -> Result<(), CommandError> {
+        let (this, key) = (self.clone(), key.to_owned());
+        whole(async move {
+            let now = this.now();
+            let given = move |state: &State, machine: &mut Machine| {
+                let latest = state.attempts.latest(machine.mac).filter(|t| t.attempt.verdict == Verdict::Healthy);
+                let asks = latest.filter(|t| t.asked.is_some_and(|at| now.saturating_sub(at) < SILENT));
+                let Some(boot) = asks.map(|t| t.attempt.id) else {
+                    return Err(CommandError::Conflict(format!(
+                        "no agent of {} asks for orders: its image must run `/run/pristine/agent run`, and be healthy",
+                        machine.name()
+                    )));
+                };
+                machine.order = Some(AgentOrder { boot, kexec, at: now });
+                Ok(())
+            };
+            this.change(&key, false, given).await.map(drop)
+        })
+        .await
+    }
+
+    /// Who asks with the token of this hash; `None` for an agent that nobody gave an order.
+    fn asking(&self, token: Digest, nic: Option<Mac>) -> Result<Option<BootClient>, ReportError> {
+        let now = self.now();
+        let mut state = self.state();
+        let attempt = waiting(&state, token)?.clone();
+        let agent = attempt.verdict == Verdict::Healthy;
+        state.attempts.update(attempt.id, |t| {
+            t.heard = now;
+            t.asked = Some(now).filter(|_| agent);
+            false
+        });
+        let ordered =
+            state.machines.get(attempt.mac).and_then(|m| m.order).is_some_and(|o| o.boot == attempt.id);
+        let latest = state.attempts.latest(attempt.mac).is_some_and(|t| t.attempt.id == attempt.id);
+        if agent && latest && !ordered {
+            return Ok(None);
+        }
         let nic = nic.filter(|nic| state.machines.primary(*nic) == attempt.mac);
-        Ok(BootClient {
+        Ok(Some(BootClient {
             mac: nic.unwrap_or(attempt.mac),
             // As its boot program would ask, if it went through the firmware.
             kind: ClientKind::Ipxe(IpxeFeatures { http: true, ..IpxeFeatures::default() }),
             arch: attempt.firmware,
             uuid: None,
             hostname: None,
-        })
+        }))
     }
 
     fn orders_locked(
@@ -114,14 +160,13 @@ impl Provisioner {
         let Some(mut machine) = state.machines.get(from.mac).cloned() else {
             return Err(ReportError::UnknownToken);
         };
-        state.attempts.update(from.id, |t| {
-            t.heard = now;
-            false
-        });
+        let agent = from.verdict == Verdict::Healthy;
+        let restart = machine.order.is_some_and(|order| order.boot == from.id && !order.kexec);
         let answer = self.checked(state, client, &server);
         let given = state.attempts.latest(from.mac).map(|t| t.attempt.id).filter(|id| *id != from.id);
         let id = given.unwrap_or(fresh);
         let order = match (&answer.image, &answer.refused, &answer.target) {
+            _ if agent && restart => Order::Restart { why: "it is told to".to_owned() },
             (Some(image), ..) => {
                 let input = CmdlineInput { server, mac: client.mac, boot: id, token: &token };
                 match cmdline::for_boot(image, &input) {
@@ -129,6 +174,8 @@ impl Provisioner {
                     Err(e) => Order::Wait { why: e.to_string() },
                 }
             }
+            // The boot program's screen says what is wrong.
+            _ if agent => Order::Restart { why: format!("it {}", answer.why) },
             (None, Some(reason), _) => Order::Wait { why: reason.clone() },
             (None, None, BootTarget::Discover) => {
                 Order::Wait { why: "no image is assigned to it yet".to_owned() }
@@ -141,6 +188,7 @@ impl Provisioner {
         }
         if let Order::Boot { token, image, .. } = &order {
             machine.running = Some(*image);
+            machine.order = None;
             if given.is_none() {
                 state.begin(from.mac, id, Stage::Script, from.firmware, false, now, &mut fx);
             }
@@ -168,14 +216,19 @@ fn put(state: &mut State, machine: Machine, fx: &mut Effects) {
     }
 }
 
-/// The boot with the token of this hash, if it waits: it is its machine's latest one, or the latest one was begun by
-/// it and nothing of that was fetched yet.
+/// The boot with the token of this hash, if it waits for an assignment or is healthy, so that its agent may be told
+/// what to do: it is its machine's latest one, or the latest one was begun by it and nothing of that was fetched yet.
 fn waiting(state: &State, token: Digest) -> Result<&BootAttempt, ReportError> {
     let attempt = &state.attempts.by_token(token).ok_or(ReportError::UnknownToken)?.attempt;
-    let waits = attempt.waits_with.is_some();
+    let waits = attempt.waits_with.is_some() || attempt.verdict == Verdict::Healthy;
     let latest = state.attempts.latest(attempt.mac).map(|t| &t.attempt);
     let open = latest.is_some_and(|latest| match latest.id == attempt.id {
-        true => waits && matches!(attempt.verdict, Verdict::Running | Verdict::Stuck { .. }),
+        true => match attempt.verdict {
+            Verdict::Running | Verdict::Stuck { .. } => waits,
+            // An agent, of a boot that was told what it is to do.
+            Verdict::Healthy => true,
+            _ => false,
+        },
         false => latest.kexec_from == Some(attempt.id) && latest.reached() == Some(Stage::Script),
     });
     match open {

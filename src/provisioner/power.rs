@@ -51,7 +51,7 @@ impl Provisioner {
         self.outcome(&machine, outcome)
     }
 
-    /// Has a machine's BMC do something to its power; done once the BMC took it.
+    /// Has a machine's BMC, or its agent, do something to its power; done once that took it.
     pub async fn power_act(&self, key: &str, action: PowerAction) -> Result<(), CommandError> {
         let machine = self.machine(key)?;
         tracing::info!(machine = %machine.name(), %action, "power, by an operator");
@@ -73,6 +73,10 @@ impl Provisioner {
     }
 
     pub(super) async fn act(&self, machine: &Machine, action: PowerAction) -> Result<(), PowerError> {
+        if let (Power::Agent { kexec }, PowerAction::Cycle) = (&machine.power, action) {
+            let ordered = self.order_agent(&machine.mac.to_string(), *kexec).await;
+            return ordered.map_err(|e| PowerError::Settings(e.to_string()));
+        }
         self.bmc(machine).await?.act(action).await
     }
 

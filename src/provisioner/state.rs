@@ -329,6 +329,11 @@ impl State {
         if let Some(old) = self.attempts.latest(mac).map(|t| t.attempt.id) {
             self.update(old, fx, |t| attempts::supersede(&mut t.attempt));
         }
+        // Whatever its agent was to do: the machine boots.
+        if let Some(mut machine) = self.machines.get(mac).filter(|m| m.order.is_some()).cloned() {
+            machine.order = None;
+            self.put(machine, fx);
+        }
         let mut attempt = BootAttempt::new(id, mac);
         attempt.firmware = firmware;
         attempts::record(&mut attempt, stage, now, None);
@@ -341,7 +346,16 @@ impl State {
         }
         fx.events.push(attempt.clone());
         let seen = attempts::Seen::Reports;
-        let tracked = Tracked { heard: now, moved: now, began: (now, 0), by_firmware, seen, kept, attempt };
+        let tracked = Tracked {
+            heard: now,
+            moved: now,
+            began: (now, 0),
+            by_firmware,
+            seen,
+            asked: None,
+            kept,
+            attempt,
+        };
         fx.changes.extend(self.attempts.add(tracked));
     }
 

@@ -1,6 +1,7 @@
 //! The whole provisioner over a real store, with packets in and a clock that stands still.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod agent;
 mod audit;
 mod discover;
 mod facts;

@@ -30,7 +30,7 @@ pub fn boot(reporter: &Reporter, next: &Next, carried: Option<&Carried>) -> Resu
 }
 
 /// Fetches, proves and loads; the image's tag.
-fn load(reporter: &Reporter, next: &Next, carried: Option<&Carried>) -> Result<String> {
+pub fn load(reporter: &Reporter, next: &Next, carried: Option<&Carried>) -> Result<String> {
     let path = format!("/blobs/{}?boot={}", next.image, reporter.attempt);
     let bytes = fetch::whole(reporter.server, &path, None, manifest::MAX_MANIFEST, "the image's manifest")?;
     let (tag, manifest) = manifest::read(&bytes, next.image)?;

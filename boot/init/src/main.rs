@@ -2,10 +2,11 @@
 //! block, mounts it and becomes its init. What can't be proven is never run, and there is no shell:
 //! a boot that can't go on says why on every console and to the service, waits, and restarts.
 //!
-//! The same file is `agent healthy` in the running image (see [`report`]), the kernel's module loader
+//! The same file is `agent healthy` and `agent run` in the running image (see [`report`] and [`agent`]), the kernel's module loader
 //! while it is in the initramfs (see [`devices::as_modprobe`]), and there tells the service what the machine
 //! is made of (see [`facts`]).
 
+mod agent;
 mod assignment;
 mod cmdline;
 mod console;
@@ -46,13 +47,8 @@ fn main() -> ExitCode {
         first_process();
     }
     match args.as_slice() {
-        ["healthy"] => match report::report_healthy() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                eprintln!("pristine agent: {failure}");
-                ExitCode::FAILURE
-            }
-        },
+        ["healthy"] => ended(report::left().and_then(|left| report::report_healthy(&left))),
+        ["run"] => ended(agent::run().map(|never| match never {})),
         [facts::ARGUMENT] => {
             let text = std::io::read_to_string(std::io::stdin()).unwrap_or_default();
             match serde_json::from_str(&text) {
@@ -66,8 +62,20 @@ fn main() -> ExitCode {
         ["-q", "--", module] if devices::as_modprobe(module) => ExitCode::SUCCESS,
         ["-q", "--", _] => ExitCode::FAILURE,
         _ => {
-            eprintln!("usage: agent healthy\n(without arguments it is process 1 of Pristine's initramfs)");
+            eprintln!(
+                "usage: agent healthy|run\n(without arguments it is process 1 of Pristine's initramfs)"
+            );
             ExitCode::from(2)
+        }
+    }
+}
+
+fn ended(outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("pristine agent: {failure}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -174,7 +182,7 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     root::mount(fetched, &rootfs)?;
     let init = root::find_init(boot.init.as_deref())?;
     reporter.stage("verified", Some(&format!("root hash {}", rootfs.verity.root_hash)));
-    if let Err(failure) = reporter.leave_agent() {
+    if let Err(failure) = reporter.leave_agent(network.mac) {
         say(format!("{failure} (the boot goes on; the image can't report healthy)"));
     }
     teller.stop();

@@ -4,7 +4,7 @@ use crate::{
     console::say,
     failure::{Doing, Result, failed},
     http::{self, Limits},
-    random,
+    random, trust,
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, io::Write, net::SocketAddrV4, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
@@ -68,9 +68,10 @@ impl Reporter {
             match http::post(self.server, path, &self.token, &body, MAX_ANSWER, LIMITS)
                 .map(|(status, _)| status)
             {
-                Ok(200..=299) => return Ok(()),
+                // 409: heard before.
+                Ok(200..=299 | 409) => return Ok(()),
                 // The service knows better (another boot has begun, or the token is used up).
-                Ok(status @ (400..=407 | 409..=424 | 426..=428)) => {
+                Ok(status @ (400..=407 | 410..=424 | 426..=428)) => {
                     return Err(format!("the server answers {status}"));
                 }
                 Ok(status) => why = format!("the server answers {status}"),
@@ -85,12 +86,13 @@ impl Reporter {
 
     /// Leaves an agent in /run, which the new root takes over, and a unit that makes systemd run it:
     /// so an image that knows nothing of Pristine reports that it is up.
-    pub fn leave_agent(&self) -> Result<()> {
+    pub fn leave_agent(&self, mac: [u8; 6]) -> Result<()> {
         fs::create_dir_all("/run/pristine").doing("make /run/pristine")?;
         fs::copy("/proc/self/exe", AGENT).doing("copy the agent to /run")?;
         let mode = |n| std::os::unix::fs::PermissionsExt::from_mode(n);
         fs::set_permissions(AGENT, mode(0o755)).doing("make the agent executable")?;
-        let text = serde_json::to_vec(self).doing("write boot.json")?;
+        let left = Left { reporter: self.clone(), mac: crate::net::mac_text(mac) };
+        let text = serde_json::to_vec(&left).doing("write boot.json")?;
         let mut file = fs::File::options()
             .write(true)
             .create(true)
@@ -99,20 +101,40 @@ impl Reporter {
             .open(BOOT_FILE)
             .doing("write boot.json")?;
         file.write_all(&text).doing("write boot.json")?;
+        trust::leave()?;
         let units = Path::new("/run/systemd/system");
         let wants = units.join("multi-user.target.wants");
         fs::create_dir_all(&wants).doing("make systemd's unit folder")?;
-        fs::write(units.join("pristine-healthy.service"), include_str!("pristine-healthy.service"))
-            .doing("write systemd's unit")?;
+        for (name, text) in [
+            ("pristine-healthy.service", include_str!("pristine-healthy.service")),
+            ("pristine-agent.service", include_str!("pristine-agent.service")),
+        ] {
+            fs::write(units.join(name), text).doing("write systemd's units")?;
+        }
         std::os::unix::fs::symlink("../pristine-healthy.service", wants.join("pristine-healthy.service"))
             .doing("enable systemd's unit")
     }
 }
 
-/// `agent healthy`, in the running image: says so until it is heard, for about five minutes.
-pub fn report_healthy() -> Result<()> {
+/// What is left for the running image.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Left {
+    /// Who reports to whom.
+    #[serde(flatten)]
+    pub reporter: Reporter,
+    /// The NIC that booted.
+    pub mac: String,
+}
+
+/// Reads it.
+pub fn left() -> Result<Left> {
     let text = fs::read(BOOT_FILE).doing(format!("read {BOOT_FILE}"))?;
-    let reporter: Reporter = serde_json::from_slice(&text).doing(format!("read {BOOT_FILE}"))?;
+    serde_json::from_slice(&text).doing(format!("read {BOOT_FILE}"))
+}
+
+/// Says that the image is up, until it is heard, for about five minutes.
+pub fn report_healthy(left: &Left) -> Result<()> {
+    let reporter = &left.reporter;
     match reporter.send(PATH, &Stage { stage: "healthy", detail: None }, 40) {
         Ok(()) => Ok(()),
         Err(why) => failed(format!("could not report healthy to http://{}: {why}", reporter.server)),

@@ -11,6 +11,8 @@ use pristine_signature::{Carried, MAX_SIGNATURE, MAX_SIGNATURES, Signature, Vouc
 use std::{fs, io, net::SocketAddrV4, path::Path};
 
 const DIR: &str = "/etc/pristine";
+/// Where the running image has them, which another image may be started from by kexec.
+const LEFT: &str = "/run/pristine/trust";
 /// Minisign public keys, one a line.
 const KEYS: &str = "trusted-keys";
 /// Names of images, each with the second since 1970 from which on its signatures count.
@@ -20,6 +22,23 @@ const IMAGES: &str = "trusted-images";
 /// without it.
 pub fn carried() -> Result<Option<Carried>> {
     carried_in(Path::new(DIR))
+}
+
+/// Leaves them to the running image.
+pub fn leave() -> Result<()> {
+    for name in [KEYS, IMAGES] {
+        let from = Path::new(DIR).join(name);
+        if from.exists() {
+            fs::create_dir_all(LEFT).doing(format!("make {LEFT}"))?;
+            fs::copy(from, Path::new(LEFT).join(name)).doing(format!("leave {name} in {LEFT}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What was left to the running image.
+pub fn left() -> Result<Option<Carried>> {
+    carried_in(Path::new(LEFT))
 }
 
 fn carried_in(dir: &Path) -> Result<Option<Carried>> {
