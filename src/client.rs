@@ -9,9 +9,9 @@ use crate::{
         BootAttempt, Lease, Machine, Power, PowerAction, Secret,
         audit::{AuditEntry, LogHead, LogVerified},
         wire::{
-            API_PREFIX, Assign, Assigned, ErrorBody, ImageView, MESSAGE_HEADER, OPERATOR_HEADER,
-            PowerCertificate, PowerOrder, PowerStatus, RolloutOrder, RolloutView, RuleView, SecretView,
-            SetRule, StartRollout, Status,
+            API_PREFIX, Assign, Assigned, ConfigView, ErrorBody, ImageView, MESSAGE_HEADER, OPERATOR_HEADER,
+            PowerCertificate, PowerOrder, PowerStatus, ProfileView, RolloutOrder, RolloutView, RuleView,
+            SecretView, SetProfile, SetRule, StartRollout, Status,
         },
     },
     provisioner::{Explanation, MachinePatch},
@@ -245,6 +245,32 @@ impl Client {
     /// Removes a selector rule.
     pub fn remove_rule(&self, name: &str) -> Reply<()> {
         self.call("DELETE", &format!("/rules/{}", part(name)), None).map(drop)
+    }
+
+    /// The profiles, the one that counts most first, without their documents.
+    pub fn profiles(&self) -> Reply<Vec<ProfileView>> {
+        self.get("/profiles")
+    }
+
+    /// One profile with its document.
+    pub fn profile(&self, name: &str) -> Reply<ProfileView> {
+        self.get(&format!("/profiles/{}", part(name)))
+    }
+
+    /// Sets a profile.
+    pub fn set_profile(&self, name: &str, selector: &str, document: &str) -> Reply<ProfileView> {
+        let body = SetProfile { selector: selector.to_owned(), document: document.to_owned() };
+        self.send("PUT", &format!("/profiles/{}", part(name)), Some(&body))
+    }
+
+    /// Removes a profile.
+    pub fn remove_profile(&self, name: &str) -> Reply<()> {
+        self.call("DELETE", &format!("/profiles/{}", part(name)), None).map(drop)
+    }
+
+    /// What a machine would get besides its image.
+    pub fn render(&self, key: &str) -> Reply<ConfigView> {
+        self.get(&format!("/machines/{}/config", part(key)))
     }
 
     /// Every rollout, the newest first.

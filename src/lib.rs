@@ -8,6 +8,7 @@ pub mod model;
 pub mod dhcp;
 pub mod fleet;
 pub mod netboot;
+pub mod profile;
 pub mod sys;
 // rank 2
 pub mod power;

@@ -4,7 +4,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `router` | every route there is |
-//! | `machines`, `boots`, `site`, `secrets`, `power`, `log`, … | what they do |
+//! | `machines`, `profiles`, `boots`, `site`, `secrets`, `power`, `log`, … | what they do |
 //! | `by` | in whose name something is changed |
 //! | `watch` | the live stream |
 //! | `metrics` | the counters, for Prometheus |
@@ -19,6 +19,7 @@ mod log;
 mod machines;
 mod metrics;
 mod power;
+mod profiles;
 mod refusal;
 mod rollouts;
 mod router;

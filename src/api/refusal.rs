@@ -58,6 +58,11 @@ impl From<CommandError> for Refusal {
                     .hint("see `pristine rule list`")
                     .nearest(nearest)
             }
+            CommandError::NoProfile { name, nearest } => {
+                Refusal::new(StatusCode::NOT_FOUND, format!("no profile `{name}`"))
+                    .hint("see `pristine profile list`")
+                    .nearest(nearest)
+            }
             CommandError::NoRollout { name, nearest } => {
                 Refusal::new(StatusCode::NOT_FOUND, format!("no rollout `{name}`"))
                     .hint("see `pristine rollout list`")

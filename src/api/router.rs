@@ -1,8 +1,8 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, log, machines, metrics, power, rollouts, rules, secrets,
-    server::Counters, site, uploads, watch,
+    Refusal, Token, auth, auth::BadTokens, boots, log, machines, metrics, power, profiles, rollouts, rules,
+    secrets, server::Counters, site, uploads, watch,
 };
 use crate::{
     image::transfer::uploads::Uploads,
@@ -38,6 +38,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("PUT", "/api/v1/machines/{machine}/power"),
     ("POST", "/api/v1/machines/{machine}/power"),
     ("GET", "/api/v1/machines/{machine}/power/certificate"),
+    ("GET", "/api/v1/machines/{machine}/config"),
     ("GET", "/api/v1/boots"),
     ("GET", "/api/v1/boots/{boot}"),
     ("GET", "/api/v1/watch"),
@@ -47,6 +48,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/rules"),
     ("PUT", "/api/v1/rules/{rule}"),
     ("DELETE", "/api/v1/rules/{rule}"),
+    ("GET", "/api/v1/profiles"),
+    ("GET", "/api/v1/profiles/{profile}"),
+    ("PUT", "/api/v1/profiles/{profile}"),
+    ("DELETE", "/api/v1/profiles/{profile}"),
     ("GET", "/api/v1/rollouts"),
     ("POST", "/api/v1/rollouts"),
     ("GET", "/api/v1/rollouts/{rollout}"),
@@ -174,6 +179,8 @@ impl Api {
 /// The routes of [`ROUTES`], behind the token, with their bounds.
 pub fn router(api: Api) -> Router {
     let machine = get(machines::show).patch(machines::change).delete(machines::forget);
+    let set_profile = axum::routing::put(profiles::set).layer(DefaultBodyLimit::max(profiles::MAX_SET));
+    let profile = get(profiles::show).delete(profiles::remove).merge(set_profile);
     let rollout = get(rollouts::show).post(rollouts::order).delete(rollouts::remove);
     let v1 = Router::new()
         .route("/machines", get(machines::list))
@@ -184,6 +191,9 @@ pub fn router(api: Api) -> Router {
         .route("/machines/{machine}/boots", get(boots::of_machine))
         .route("/machines/{machine}/power", get(power::status).put(power::set).post(power::act))
         .route("/machines/{machine}/power/certificate", get(power::certificate))
+        .route("/machines/{machine}/config", get(profiles::of_machine))
+        .route("/profiles", get(profiles::list))
+        .route("/profiles/{profile}", profile)
         .route("/boots", get(boots::list))
         .route("/boots/{boot}", get(boots::show))
         .route("/watch", get(watch::watch))

@@ -112,6 +112,7 @@ fn words(e: &Explanation, default: &Assigned) -> String {
         ("seen", if e.seen { format!("last at {}", text::time(m.last_seen)) } else { "never".into() }),
         ("firmware", e.firmware.map_or_else(|| "not known yet".into(), text::firmware)),
         ("NBP", e.nbp.clone().unwrap_or_else(dash)),
+        ("profiles", if e.profiles.is_empty() { dash() } else { e.profiles.join(", ") }),
         ("addresses", if leases.is_empty() { dash() } else { leases.join(", ") }),
     ]));
     out
@@ -141,6 +142,7 @@ mod tests {
             refused: None,
             firmware: None,
             nbp: None,
+            profiles: Vec::new(),
             leases: Vec::new(),
         };
         let default = Assigned { target: Some(BootTarget::Local), image: None };

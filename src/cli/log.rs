@@ -98,6 +98,7 @@ fn one(entry: &AuditEntry, tags: &text::Tags) -> String {
         (About::Machine(mac), Some(name)) => format!("machine {name} ({mac})"),
         (About::Machine(mac), None) => format!("machine {mac}"),
         (About::Rule(name), _) => format!("rule {name}"),
+        (About::Profile(name), _) => format!("profile {name}"),
         (About::Rollout(name), _) => format!("rollout {name}"),
     };
     let head = format!("{}  {}  {about}: {} by {who}", record.seq, text::time(record.at), record.what);

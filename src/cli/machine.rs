@@ -22,6 +22,11 @@ pub enum Command {
         /// MAC or hostname
         machine: String,
     },
+    /// What it would get besides its image if it powered on now: files, users, kernel arguments
+    Render {
+        /// MAC or hostname
+        machine: String,
+    },
     /// Change what an operator may change; an empty text clears
     Set(Box<Set>),
     /// Forget a machine: its pin, labels and boots. It comes back when it next powers on
@@ -77,6 +82,7 @@ impl Command {
                 let machine = client.machine(&machine)?;
                 context.show(&machine, || show(&machine, &text::Tags::fetch(&client), text::now()))
             }
+            Command::Render { machine } => super::profile::render(context, &machine),
             Command::Set(set) => {
                 let patch = set.patch()?;
                 let machine = set.why.client(context)?.set_machine(&set.machine, &patch)?;

@@ -21,6 +21,7 @@ mod nbp;
 mod password;
 mod pin;
 mod power;
+mod profile;
 mod rollout;
 mod rule;
 mod secret;
@@ -89,6 +90,9 @@ enum Command {
     /// What the machines that a selector picks boot: set, list, remove
     #[command(subcommand)]
     Rule(rule::Command),
+    /// What machines get besides their image, by selector: host name, users, files, kernel arguments
+    #[command(subcommand)]
+    Profile(profile::Command),
     /// Move machines to another image in waves, gated on health: start, show, pause, roll back
     #[command(subcommand)]
     Rollout(rollout::Command),
@@ -139,6 +143,7 @@ impl Command {
             Command::Retry(c) => c.run(context),
             Command::Default(c) => c.run(context),
             Command::Rule(c) => c.run(context),
+            Command::Profile(c) => c.run(context),
             Command::Rollout(c) => c.run(context),
             Command::Power(c) => c.run(context),
             Command::Secret(c) => c.run(context),

@@ -2,7 +2,8 @@ use crate::{
     model::{AttemptId, Digest, Facts, Mac},
     netboot::ServerAddr,
     provisioner::{
-        FileAnswer, Order, Provisioner, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome,
+        ConfigError, ConfigQuery, FileAnswer, Order, Provisioner, Report, ReportError, ScriptError,
+        ScriptQuery, TransferOutcome,
     },
 };
 use std::{future::Future, net::Ipv4Addr};
@@ -46,6 +47,14 @@ pub trait Machines: Clone + Send + Sync + 'static {
         digest: Digest,
         complete: bool,
     ) -> impl Future<Output = ()> + Send;
+
+    /// The configuration of the boot with this token, as JSON.
+    fn config(
+        &self,
+        token: &str,
+        peer: Ipv4Addr,
+        query: ConfigQuery,
+    ) -> impl Future<Output = Result<Vec<u8>, ConfigError>> + Send;
 
     /// What a booting machine says of itself.
     fn report(&self, token: &str, report: Report) -> impl Future<Output = Result<(), ReportError>> + Send;
@@ -91,6 +100,10 @@ impl Machines for Provisioner {
 
     async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
         Provisioner::blob_fetched(self, boot, digest, complete).await;
+    }
+
+    async fn config(&self, token: &str, peer: Ipv4Addr, query: ConfigQuery) -> Result<Vec<u8>, ConfigError> {
+        Provisioner::config(self, token, peer, query).await
     }
 
     async fn report(&self, token: &str, report: Report) -> Result<(), ReportError> {

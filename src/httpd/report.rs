@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     model::Mac,
-    provisioner::{Order, ReportError},
+    provisioner::{ConfigError, Order, ReportError},
 };
 use axum::{
     Extension, Json,
@@ -34,7 +34,7 @@ pub(super) async fn report<M: Machines>(
     Extension(conn): Extension<Conn>,
     request: Request,
 ) -> Response {
-    let how = r#"{"stage":"init|network|rootfs|verified|switch_root|healthy","detail":"..."} or {"failed":"reason"}"#;
+    let how = r#"{"stage":"init|network|rootfs|verified|configured|switch_root|healthy","detail":"..."} or {"failed":"reason"}"#;
     match said(&app, &conn, request, MAX_REPORT, how).await {
         Ok((token, report)) => taken(&conn, app.machines.report(&token, report).await),
         Err(refusal) => refusal,
@@ -92,6 +92,36 @@ fn later(text: &'static str) -> Response {
     let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
     response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("30"));
     response
+}
+
+/// `POST /boot/config`: the machine's configuration, `{"nonce":"<32 hex digits>"}`.
+pub(super) async fn config<M: Machines>(
+    State(app): State<Arc<App<M>>>,
+    Extension(conn): Extension<Conn>,
+    request: Request,
+) -> Response {
+    let (token, query) = match said(&app, &conn, request, MAX_REPORT, r#"{"nonce":"<32 hex digits>"}"#).await
+    {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal,
+    };
+    match app.machines.config(&token, conn.peer, query).await {
+        Ok(config) => {
+            let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+            (headers, config).into_response()
+        }
+        Err(error) => {
+            let status = match &error {
+                ConfigError::UnknownToken | ConfigError::DeadToken(_) => StatusCode::UNAUTHORIZED,
+                ConfigError::NotItsAddress(_) => StatusCode::FORBIDDEN,
+                ConfigError::BadNonce => StatusCode::BAD_REQUEST,
+                ConfigError::Taken | ConfigError::Changed(_) => StatusCode::CONFLICT,
+                ConfigError::NotSaved(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            tracing::debug!(peer = %conn.peer, %error, "no configuration given out");
+            plain(status, format!("{error}\n"))
+        }
+    }
 }
 
 /// The token and the body of a request, within its bounds; or the answer that says what is wrong.

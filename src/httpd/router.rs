@@ -39,6 +39,7 @@ pub(super) fn router<M: Machines>(app: Arc<App<M>>) -> Router {
         .route("/boot/report", post(report::report))
         .route("/boot/facts", post(report::facts))
         .route("/boot/orders", post(report::orders))
+        .route("/boot/config", post(report::config))
         .route("/blobs/{digest}", get(blobs::blob))
         .route("/blobs/{digest}/{*name}", get(blobs::named_blob))
         .route("/images/{digest}/signatures", get(signatures::signatures))

@@ -88,6 +88,8 @@ pub struct Spec {
     pub nic: Nic,
     /// What it boots by itself, as from a USB stick, without asking the network.
     pub stick: Option<Stick>,
+    /// A file that is its disk, with the serial number `DATA`.
+    pub disk: Option<PathBuf>,
 }
 
 /// A kernel that a machine brings with it.
@@ -105,7 +107,15 @@ impl Spec {
     /// The `n`th machine of a lab: the MAC follows from `n`.
     pub fn new(n: u8, firmware: Firmware) -> Spec {
         let mac = Mac([0x52, 0x54, 0x00, 0x19, 0x80, n]);
-        Spec { name: format!("{firmware}-{n}"), firmware, mac, memory: 1024, nic: Nic::Virtio, stick: None }
+        Spec {
+            name: format!("{firmware}-{n}"),
+            firmware,
+            mac,
+            memory: 1024,
+            nic: Nic::Virtio,
+            stick: None,
+            disk: None,
+        }
     }
 }
 
@@ -224,6 +234,10 @@ fn arguments(command: &mut Command, spec: &Spec, accel: Accel) {
         device += ",romfile=";
     }
     command.args(["-device", &device]);
+    if let Some(disk) = &spec.disk {
+        command.args(["-drive", &format!("if=none,id=data,format=raw,file={}", disk.display())]);
+        command.args(["-device", "virtio-blk-pci,drive=data,serial=DATA"]);
+    }
     if let Some(stick) = &spec.stick {
         command.arg("-kernel").arg(&stick.kernel).arg("-initrd").arg(&stick.initramfs);
         command.args(["-append", &stick.cmdline]);

@@ -1,4 +1,4 @@
-use super::{ClientArch, Digest, Mac, Millis, Rule};
+use super::{AttemptConfig, ClientArch, Digest, Mac, Millis, Rule};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr};
 
@@ -66,6 +66,8 @@ pub enum Stage {
     Rootfs,
     /// The rootfs is verified and mounted (reported by it).
     Verified,
+    /// `init` has applied the machine's configuration (reported by it, where there is one).
+    Configured,
     /// `init` hands over to the image's own init (reported by it).
     SwitchRoot,
     /// The running system says that it is up.
@@ -87,6 +89,7 @@ impl fmt::Display for Stage {
             Stage::Network => "network",
             Stage::Rootfs => "rootfs",
             Stage::Verified => "verified",
+            Stage::Configured => "configured",
             Stage::SwitchRoot => "switch_root",
             Stage::Healthy => "healthy",
         })
@@ -176,6 +179,9 @@ pub struct BootAttempt {
     /// The machine's generation when its script was rendered; 0 before.
     #[serde(default)]
     pub generation: u64,
+    /// The configuration that goes with it, besides the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<AttemptConfig>,
     /// Steps, in the order in which they were first reached; at most one of each stage.
     pub stages: Vec<StageEvent>,
     /// What went wrong with a boot file that it asked for before its script: not there, broken off,
@@ -204,6 +210,7 @@ impl BootAttempt {
             kexec_from: None,
             rule: None,
             generation: 0,
+            config: None,
             stages: Vec::new(),
             file_trouble: None,
             token_hash: None,

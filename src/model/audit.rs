@@ -101,6 +101,10 @@ pub enum Deed {
     RuleSet,
     /// A selector rule was removed.
     RuleRemoved,
+    /// A profile was set.
+    ProfileSet,
+    /// A profile was removed.
+    ProfileRemoved,
     /// A rollout was started.
     RolloutStarted,
     /// A rollout came to another state, wave or limit.
@@ -124,6 +128,8 @@ impl fmt::Display for Deed {
             Deed::Default => "set",
             Deed::RuleSet => "set",
             Deed::RuleRemoved => "removed",
+            Deed::ProfileSet => "set",
+            Deed::ProfileRemoved => "removed",
             Deed::RolloutStarted => "started",
             Deed::RolloutChanged => "changed",
             Deed::RolloutRemoved => "removed",
@@ -139,6 +145,8 @@ pub enum About {
     Default,
     /// A machine, by its first-seen MAC.
     Machine(Mac),
+    /// A profile, by name.
+    Profile(String),
     /// A rollout, by name.
     Rollout(String),
     /// A selector rule, by name.

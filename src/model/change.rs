@@ -1,6 +1,6 @@
 use super::{
-    AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, Rollout, SealedSecret, SelectorRule,
-    audit::AuditRecord,
+    AttemptId, BootAttempt, BootTarget, Lease, Mac, Machine, ProfileRecord, Rollout, SealedSecret,
+    SelectorRule, audit::AuditRecord,
 };
 use std::net::Ipv4Addr;
 
@@ -36,4 +36,8 @@ pub enum Change {
     SecretGone(String),
     /// Append a record to the audit log, behind the one with the number before.
     Audit(Box<AuditRecord>),
+    /// Insert or replace a profile.
+    Profile(Box<ProfileRecord>),
+    /// Forget the profile of this name.
+    ProfileGone(String),
 }

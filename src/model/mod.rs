@@ -16,6 +16,7 @@ mod machine;
 mod name;
 mod nearest;
 mod power;
+mod profile;
 mod rollout;
 mod secret;
 mod trust;
@@ -34,6 +35,9 @@ pub use machine::{AgentOrder, BootTarget, FailingImage, Machine, Rule, SelectorR
 pub use name::{NameError, Tag};
 pub use nearest::{distance, nearest};
 pub use power::{BootOnce, Ipmi, Power, PowerAction, PowerFault, Reboot, Redfish};
+pub use profile::{
+    AttemptConfig, FileConfig, GroupConfig, MachineConfig, ProfileRecord, UserConfig, VolumeConfig,
+};
 pub use rollout::{Limits, Membership, Moved, OnFailure, Phase, Rollout, RolloutState, Window};
 pub use secret::{SealedSecret, Secret};
 pub use trust::{MAX_KEYS, Revoked, Stale, Trust, TrustRefusal, TrustedKey};

@@ -2,8 +2,8 @@
 //! must agree about.
 
 use super::{
-    BootTarget, Digest, Limits, Mac, Manifest, Millis, OnFailure, Phase, PowerAction, Rollout, SelectorRule,
-    Tag,
+    BootTarget, Digest, Limits, Mac, MachineConfig, Manifest, Millis, OnFailure, Phase, PowerAction, Rollout,
+    SelectorRule, Tag,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -198,6 +198,63 @@ pub struct SecretView {
     pub changed: Millis,
     /// False where the key in place is not the one that sealed it.
     pub readable: bool,
+}
+
+/// Body of a request that sets a profile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetProfile {
+    /// Which machines, as in `rack=a1 and not label.role=db`.
+    pub selector: String,
+    /// What they get: TOML.
+    pub document: String,
+}
+
+/// A profile, and whom it is for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileView {
+    /// Its name.
+    pub name: String,
+    /// Which machines.
+    pub selector: String,
+    /// When it was first set.
+    pub created: Millis,
+    /// When it was last set.
+    pub changed: Millis,
+    /// Machines that it picks.
+    pub machines: usize,
+    /// Length of its document.
+    pub bytes: usize,
+    /// Its document; left out in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+}
+
+/// What a machine would get besides its image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigView {
+    /// Which machine.
+    pub mac: Mac,
+    /// The image that it would boot.
+    pub image: Tag,
+    /// Profiles that it is made of, the one that counts most first.
+    pub profiles: Vec<String>,
+    /// As the record of a boot with it would have it; `None` where no profile picks the machine.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+    /// What of it the image can't be given, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
+    /// All of it.
+    pub config: MachineConfig,
+}
+
+impl ConfigView {
+    /// Of a machine that no profile picks.
+    pub fn none(mac: Mac, image: Tag) -> ConfigView {
+        let (profiles, config) = (Vec::new(), MachineConfig::default());
+        ConfigView { mac, image, profiles, digest: None, left_out: None, config }
+    }
 }
 
 /// An image of the service's store.

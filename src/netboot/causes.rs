@@ -49,6 +49,10 @@ pub fn likely_cause(attempt: &BootAttempt, native: bool) -> String {
             "its root is verified but the image's init was not started: the rootfs has no /sbin/init (or none at the \
              init= of its command line) for this processor"
         }
+        Some(Stage::Configured) => {
+            "its configuration is applied but the image's init was not started: the rootfs has no /sbin/init (or none at \
+             the init= of its command line) for this processor"
+        }
         Some(Stage::SwitchRoot) => {
             "the image's own init runs but did not say that it is healthy: a service hangs at its start (see the \
              console), it lost its address, or an image without systemd does not call /run/pristine/agent healthy"

@@ -7,7 +7,7 @@
 //! `pristine.*` words that `init` reads, and `panic=30` unless they say something of `panic=` themselves.
 
 use super::{ServerAddr, template::is_plain_word};
-use crate::model::{Arch, AttemptId, Image, Mac};
+use crate::model::{Arch, AttemptId, Digest, Image, Mac};
 
 /// What is put in.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,10 @@ pub struct CmdlineInput<'a> {
     /// The boot's one-time token: 16 to 64 of a-z, A-Z, 0-9, `_` and `-`. `/proc/cmdline` is readable in
     /// the running image, so it is good for nothing but reports of this boot.
     pub token: &'a str,
+    /// Words of the machine's own, behind the image's.
+    pub args: &'a [String],
+    /// The configuration that `init` has to ask for.
+    pub config: Option<Digest>,
 }
 
 /// Why a command line can't be used.
@@ -99,6 +103,8 @@ pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Resu
         mac: Mac([0xff; 6]),
         boot: AttemptId(u64::MAX),
         token: &"t".repeat(64),
+        args: &[],
+        config: Some(Digest([0; 32])),
     };
     let hex = "0".repeat(64);
     let rootfs = has_rootfs.then_some(hex.as_str());
@@ -167,12 +173,15 @@ fn fill(
         // Before anything is put in: a template can't make an operator out of a value.
         plain(word)?;
         let word = put_in(word, known)?;
-        let ours = word.starts_with("pristine.") && !word.starts_with("pristine.test.");
-        if ours || (own.is_some() && word.starts_with("BOOTIF=")) {
+        if is_ours(&word) || (own.is_some() && word.starts_with("BOOTIF=")) {
             return Err(CmdlineError::Reserved(word));
         }
         plain(&word)?;
         words.push(word);
+    }
+    for word in input.args {
+        check_argument(word)?;
+        words.push(word.clone());
     }
     if let Some(what) = own {
         let token_ok = (16..=64).contains(&input.token.len())
@@ -188,11 +197,28 @@ fn fill(
         words.push(what.to_owned());
         words.push(format!("pristine.boot={}", input.boot));
         words.push(format!("pristine.token={}", input.token));
+        words.extend(input.config.map(|digest| format!("pristine.config={}", digest.short())));
         words.push(format!("BOOTIF={bootif}"));
     }
     let line = words.join(" ");
     let (have, max) = (KERNEL_NAME.len() + 1 + line.len(), max_len(arch));
     if have > max { Err(CmdlineError::TooLong { have, max, arch }) } else { Ok(line) }
+}
+
+fn is_ours(word: &str) -> bool {
+    word.starts_with("pristine.") && !word.starts_with("pristine.test.")
+}
+
+/// Whether a word can be put on a machine's command line as it stands.
+pub fn check_argument(word: &str) -> Result<(), CmdlineError> {
+    plain(word)?;
+    if word.matches('"').count() % 2 == 1 {
+        return Err(CmdlineError::LoneQuote);
+    }
+    if is_ours(word) || word.starts_with("BOOTIF=") || word.starts_with("initrd=") {
+        return Err(CmdlineError::Reserved(word.chars().take(60).collect()));
+    }
+    Ok(())
 }
 
 fn plain(word: &str) -> Result<(), CmdlineError> {

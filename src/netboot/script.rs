@@ -3,7 +3,7 @@ use super::{
     cmdline::{self, CmdlineError, CmdlineInput},
     template::{render, screen_text},
 };
-use crate::model::{Arch, AttemptId, BlobRef, Image, Mac, Machine};
+use crate::model::{Arch, AttemptId, BlobRef, Digest, Image, Mac, Machine};
 
 const IMAGE: &str = include_str!("../../boot/ipxe/image.ipxe");
 const AUTOEXEC: &str = include_str!("../../boot/ipxe/autoexec.ipxe");
@@ -28,6 +28,10 @@ pub struct ScriptInput<'a> {
     pub token: &'a str,
     /// [`Machine::generation`] when the target was decided.
     pub generation: u64,
+    /// Kernel arguments of the machine's own.
+    pub args: &'a [String],
+    /// The configuration that goes with this boot.
+    pub config: Option<Digest>,
 }
 
 /// A boot target together with what is needed to boot it.
@@ -144,7 +148,14 @@ fn image_script(
             format!("set what the initramfs\nset url {url}\ninitrd --name {name} {url} || goto failed")
         })
         .collect();
-    let boot = CmdlineInput { server: input.server, mac: input.mac, boot: input.attempt, token: input.token };
+    let boot = CmdlineInput {
+        server: input.server,
+        mac: input.mac,
+        boot: input.attempt,
+        token: input.token,
+        args: input.args,
+        config: input.config,
+    };
     let line = cmdline(image, &boot)?;
     let own = [
         ("image", manifest.tag.to_string()),

@@ -189,6 +189,8 @@ fn input<'a>(machine: &'a Machine, target: ScriptTarget<'a>) -> ScriptInput<'a> 
         attempt: AttemptId(0xfeed),
         token: TOKEN,
         generation: 7,
+        args: &[],
+        config: None,
     }
 }
 
@@ -307,12 +309,42 @@ fn a_native_kernel_that_panics_restarts_unless_its_image_says_otherwise() {
     let line = |image: &Image| {
         let (server, token) =
             (ServerAddr { ip: std::net::Ipv4Addr::LOCALHOST, http_port: 1 }, "t".repeat(16));
-        let input = cmdline::CmdlineInput { server, mac: Mac([2; 6]), boot: AttemptId(1), token: &token };
+        let (mac, boot) = (Mac([2; 6]), AttemptId(1));
+        let input = cmdline::CmdlineInput { server, mac, boot, token: &token, args: &[], config: None };
         cmdline::for_boot(image, &input).unwrap()
     };
     assert!(line(&image("quiet")).contains(" panic=30 "));
     let own = line(&image("panic=0 quiet"));
     assert_eq!(own.matches("panic=").count(), 1, "{own}");
+}
+
+#[test]
+fn a_machines_own_arguments_stand_behind_the_images_and_run_nothing() {
+    let image = image("quiet console=tty0");
+    let machine = machine();
+    let script = |args: &[&str]| {
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        let config = Some(Digest([0xcd; 32]));
+        boot_script(&ScriptInput { args: &args, config, ..input(&machine, ScriptTarget::Image(&image)) })
+    };
+    let good = script(&["console=ttyS1,115200", "mitigations=off"]).unwrap();
+    assert!(good.contains(" quiet console=tty0 console=ttyS1,115200 mitigations=off "), "{good}");
+    assert!(good.contains(" pristine.config=cdcdcdcdcdcd "), "{good}");
+    for bad in [
+        "",
+        "a b",
+        "${net0/mac}",
+        "a&&shell",
+        "a;b",
+        "#x",
+        "a\"b",
+        "pristine.token=x",
+        "BOOTIF=01",
+        "initrd=x",
+        "ä",
+    ] {
+        assert!(script(&[bad]).is_err(), "{bad}");
+    }
 }
 
 #[test]

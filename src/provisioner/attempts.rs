@@ -154,7 +154,9 @@ pub fn deadline(attempt: &BootAttempt, seen: Seen) -> Option<Millis> {
         // The rootfs comes. Progress of the download moves this on.
         Stage::Network => 180,
         Stage::Rootfs => 300,
-        Stage::Verified => 120,
+        // Checks of volumes take their time.
+        Stage::Verified => 600,
+        Stage::Configured => 120,
         // The image's own start-up.
         Stage::SwitchRoot => 600,
         Stage::Healthy => return None,

@@ -6,7 +6,7 @@
 //! on the link can say such things as often as he likes, and the log is kept for ever.
 
 use crate::model::{
-    BootTarget, Machine, Rollout, SelectorRule,
+    BootTarget, Digest, Machine, ProfileRecord, Rollout, SelectorRule,
     audit::{About, AuditRecord, By, Deed, FromTo},
 };
 use std::collections::BTreeMap;
@@ -163,6 +163,16 @@ pub fn of_rule(name: &str, before: Option<&SelectorRule>, after: Option<&Selecto
     noted.change("target", before.map(|r| text(&r.target)), after.map(|r| text(&r.target)));
     noted.change("selector", before.map(|r| r.selector.clone()), after.map(|r| r.selector.clone()));
     noted.change("created", before.map(|r| r.created.to_string()), after.map(|r| r.created.to_string()));
+    noted
+}
+
+/// A profile was set, changed or removed. Its document is named by its digest: it may be long.
+pub fn of_profile(name: &str, before: Option<&ProfileRecord>, after: Option<&ProfileRecord>) -> Noted {
+    let what = if after.is_some() { Deed::ProfileSet } else { Deed::ProfileRemoved };
+    let mut noted = Noted::new(About::Profile(name.to_owned()), what);
+    noted.change("selector", before.map(|p| p.selector.clone()), after.map(|p| p.selector.clone()));
+    let document = |p: &ProfileRecord| Digest::of(p.document.as_bytes()).to_string();
+    noted.change("document", before.map(document), after.map(document));
     noted
 }
 

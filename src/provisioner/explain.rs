@@ -1,6 +1,6 @@
 //! `pristine explain`: the same answer as a boot gets, for a person.
 
-use super::{CommandError, Explanation, Provisioner, command::find};
+use super::{BootAnswer, CommandError, Explanation, Provisioner, command::find, state::State};
 use crate::{
     model::{BootClient, BootMethod, ClientKind, Machine},
     netboot::{NbpAnswer, ServerAddr},
@@ -11,26 +11,10 @@ impl Provisioner {
     /// What a machine would get now, and by which rule; by MAC (seen or not) or hostname. Takes the
     /// firmware of its last boot.
     pub fn explain(&self, key: &str) -> Result<Explanation, CommandError> {
-        let now = self.now();
         let state = self.state();
-        let mac = find(&state, key)?;
-        let found = state.machines.get(mac).cloned();
-        let seen = found.as_ref().is_some_and(Machine::was_seen);
-        let machine = found.unwrap_or_else(|| Machine::new(mac, now));
-        let method = match machine.firmware.is_some_and(|f| f.is_http()) {
-            true => BootMethod::Http,
-            false => BootMethod::Pxe,
-        };
-        let client = BootClient {
-            mac,
-            kind: ClientKind::Firmware(method),
-            arch: machine.firmware,
-            uuid: None,
-            hostname: None,
-        };
-        // Only the name of the NBP is shown, which doesn't hang on the address.
-        let server = ServerAddr { ip: Ipv4Addr::UNSPECIFIED, http_port: 80 };
-        let answer = state.answer(&self.0.images, &client, &server, &self.voucher());
+        let (machine, seen, mut answer) = self.asked(&state, key)?;
+        let mac = machine.mac;
+        let configured = state.configure(&mut answer, &machine, None);
         let nbp = match answer.nbp {
             NbpAnswer::AddressOnly => None,
             NbpAnswer::Tftp { file } => Some(file),
@@ -50,8 +34,36 @@ impl Provisioner {
             refused: answer.refused,
             firmware: machine.firmware,
             nbp: nbp.filter(|_| machine.firmware.is_some()),
+            profiles: configured.map(|(_, c)| c.profiles).unwrap_or_default(),
             leases,
             machine,
         })
+    }
+
+    /// The answer for a machine as an operator names it, with the firmware of its last boot; and whether it was ever seen.
+    pub(super) fn asked(
+        &self,
+        state: &State,
+        key: &str,
+    ) -> Result<(Machine, bool, BootAnswer), CommandError> {
+        let mac = find(state, key)?;
+        let found = state.machines.get(mac).cloned();
+        let seen = found.as_ref().is_some_and(Machine::was_seen);
+        let machine = found.unwrap_or_else(|| Machine::new(mac, self.now()));
+        let method = match machine.firmware.is_some_and(|f| f.is_http()) {
+            true => BootMethod::Http,
+            false => BootMethod::Pxe,
+        };
+        let client = BootClient {
+            mac,
+            kind: ClientKind::Firmware(method),
+            arch: machine.firmware,
+            uuid: None,
+            hostname: None,
+        };
+        // Only the name of the NBP is shown, which doesn't hang on the address.
+        let server = ServerAddr { ip: Ipv4Addr::UNSPECIFIED, http_port: 80 };
+        let answer = state.answer(&self.0.images, &client, &server, &self.voucher());
+        Ok((machine, seen, answer))
     }
 }

@@ -19,7 +19,7 @@ impl Provisioner {
         let mut locked = self.state();
         let state = &mut *locked;
         let tracked = state.attempts.by_token(hash).ok_or(ReportError::UnknownToken)?;
-        alive(&tracked.attempt, now)?;
+        alive(&tracked.attempt, now).map_err(ReportError::DeadToken)?;
         let Some(mut machine) = state.machines.get(tracked.attempt.mac).cloned() else {
             return Err(ReportError::UnknownToken);
         };

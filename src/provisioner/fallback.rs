@@ -4,7 +4,7 @@
 //! A boot counts against its image only once the machine had all that a boot loader fetches, kernel and
 //! initramfs, and then failed, fell silent or began anew before it was healthy: what keeps a machine from
 //! fetching is no fault of the image. Only images whose `init` reports are judged, since of the others
-//! nobody knows whether they came up.
+//! nobody knows whether they came up. Nor is it its fault where the machine's own configuration can't be applied.
 
 use super::attempts::Seen;
 use crate::model::{BootAttempt, BootTarget, Digest, FailingImage, Machine, Millis, Stage, Verdict};
@@ -17,7 +17,9 @@ fn failure(attempt: &BootAttempt, seen: Seen) -> Option<String> {
     // Until its init runs, a start by kexec hangs on the kernel before.
     let from = if attempt.kexec_from.is_some() { Stage::Init } else { Stage::Initramfs };
     let loaded = attempt.stages.iter().any(|s| s.stage >= from);
-    if attempt.image.is_none() || seen != Seen::Reports || !loaded {
+    // What failed then is the machine's configuration or its volumes: with another image it would fail as well.
+    let configuring = attempt.config.is_some() && attempt.reached() == Some(Stage::Verified);
+    if attempt.image.is_none() || seen != Seen::Reports || !loaded || configuring {
         return None;
     }
     match attempt.verdict {

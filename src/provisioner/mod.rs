@@ -21,7 +21,8 @@
 //! | the last good image in the place of one that fails | `fallback` (pure), `suspect` |
 //! | machines move to another image in waves | `fleet::plan` (pure), `roll` |
 //! | they are made to boot anew | `fleet::reboots` (pure), `reboot` |
-//! | operators' commands | `command`, `rule`, `rollout`, `secret`, `power`, `explain` |
+//! | what a machine gets besides its image, and its delivery | `configure` |
+//! | operators' commands | `command`, `rule`, `rollout`, `profile`, `secret`, `power`, `explain` |
 //! | what the audit log is told of a change | `audit` (pure) |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
@@ -32,6 +33,7 @@ mod attempts;
 mod audit;
 mod clock;
 mod command;
+mod configure;
 mod explain;
 mod facts;
 mod fallback;
@@ -41,6 +43,7 @@ mod lease;
 mod machines;
 mod orders;
 mod power;
+mod profile;
 mod reboot;
 mod report;
 mod roll;
@@ -66,13 +69,14 @@ pub use orders::Order;
 pub use secret::MAX_SECRET;
 pub use suspect::Suspect;
 pub use types::{
-    Bounds, CommandError, Explanation, FileAnswer, MachinePatch, Options, Pinned, Report, ReportError,
-    SECRETS_KEY, ScriptError, ScriptQuery, Stats, TransferOutcome, Unknown,
+    Bounds, CommandError, ConfigError, ConfigQuery, Explanation, FileAnswer, MachinePatch, Options, Pinned,
+    Report, ReportError, SECRETS_KEY, ScriptError, ScriptQuery, Stats, TransferOutcome, Unknown,
 };
 
 use crate::{
     model::{BootAttempt, BootClient, Change, Image, Lease, Mac, Machine, Millis, audit::By},
     netboot::ServerAddr,
+    profile::Profiles,
     store::{
         ImageStore, Nbps,
         db::{AuditLog, Commit, Db, DbError},
@@ -132,7 +136,12 @@ impl Provisioner {
             why: format!("{why}; was it written by a newer program?"),
         })?;
         let key = options.secrets_key.clone().unwrap_or_else(|| state_dir.join(SECRETS_KEY));
+        let profiles = Profiles::new(loaded.profiles).map_err(|why| DbError::Damaged {
+            path: state_dir.join(crate::store::db::DB_FILE),
+            why: format!("{why}; was it written by a newer program?"),
+        })?;
         let mut state = State::new(options, loaded.machines, rules, loaded.default);
+        state.profiles = profiles;
         state.rollouts = loaded.rollouts.into_iter().map(|r| (r.name.clone(), r)).collect();
         state.secrets = loaded.secrets.into_iter().map(|s| (s.name.clone(), s)).collect();
         state.leases.restore(loaded.leases);

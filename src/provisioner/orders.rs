@@ -15,6 +15,7 @@ use crate::{
         ServerAddr,
         cmdline::{self, CmdlineInput},
     },
+    profile::Configured,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr};
@@ -162,13 +163,22 @@ impl Provisioner {
         };
         let agent = from.verdict == Verdict::Healthy;
         let restart = machine.order.is_some_and(|order| order.boot == from.id && !order.kexec);
-        let answer = self.checked(state, client, &server);
+        let mut answer = self.checked(state, client, &server);
+        let configured = state.configure(&mut answer, &machine, Some(peer));
+        let (inputs, configured) = configured.unzip();
         let given = state.attempts.latest(from.mac).map(|t| t.attempt.id).filter(|id| *id != from.id);
         let id = given.unwrap_or(fresh);
         let order = match (&answer.image, &answer.refused, &answer.target) {
             _ if agent && restart => Order::Restart { why: "it is told to".to_owned() },
             (Some(image), ..) => {
-                let input = CmdlineInput { server, mac: client.mac, boot: id, token: &token };
+                let input = CmdlineInput {
+                    server,
+                    mac: client.mac,
+                    boot: id,
+                    token: &token,
+                    args: configured.as_ref().map_or(&[], |c| &c.config.kernel_args),
+                    config: configured.as_ref().and_then(Configured::for_init),
+                };
                 match cmdline::for_boot(image, &input) {
                     Ok(cmdline) => Order::Boot { boot: id, token, image: image.digest, cmdline },
                     Err(e) => Order::Wait { why: e.to_string() },
@@ -199,7 +209,11 @@ impl Provisioner {
                 }
                 true
             });
-            state.fix(id, &answer, token, peer, from.firmware, now, &mut fx);
+            if let Some(inputs) = inputs {
+                state.configs.keep(id, inputs);
+            }
+            let config = configured.map(Configured::into_record);
+            state.fix(id, &answer, config, token, peer, from.firmware, now, &mut fx);
             state.stats.scripts += 1;
         }
         if machine != before {

@@ -150,19 +150,17 @@ fn accepts(attempt: &BootAttempt, report: &Report, now: Millis) -> Result<(), Re
         }
         Report::Stage { .. } | Report::Failed { .. } => {}
     }
-    alive(attempt, now)
+    alive(attempt, now).map_err(ReportError::DeadToken)
 }
 
-/// A token is good for its boot, while that goes on.
-pub(super) fn alive(attempt: &BootAttempt, now: Millis) -> Result<(), ReportError> {
+/// Whether a boot's token still counts; what the boot has done where it doesn't.
+pub(super) fn alive(attempt: &BootAttempt, now: Millis) -> Result<(), &'static str> {
     let given = attempt.stages.iter().find(|s| s.stage == Stage::Script).map_or(now, |s| s.at);
     match attempt.verdict {
-        Verdict::Healthy => Err(ReportError::DeadToken("reported healthy")),
-        Verdict::Failed { .. } => Err(ReportError::DeadToken("failed")),
-        Verdict::Superseded => Err(ReportError::DeadToken("been followed by another one")),
-        _ if now.saturating_sub(given) >= TOKEN_LIFE => {
-            Err(ReportError::DeadToken("begun more than a day ago"))
-        }
+        Verdict::Healthy => Err("reported healthy"),
+        Verdict::Failed { .. } => Err("failed"),
+        Verdict::Superseded => Err("been followed by another one"),
+        _ if now.saturating_sub(given) >= TOKEN_LIFE => Err("begun more than a day ago"),
         Verdict::Running | Verdict::Stuck { .. } | Verdict::Local | Verdict::HandedOver => Ok(()),
     }
 }

@@ -8,10 +8,11 @@ use super::{
 };
 use crate::{
     model::{
-        AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image, IpxeFeatures, Lease,
-        LeaseState, Mac, Millis, Stage, Verdict,
+        AttemptConfig, AttemptId, BootClient, BootTarget, ClientArch, ClientKind, Digest, Image,
+        IpxeFeatures, Lease, LeaseState, Mac, Millis, Stage, Verdict,
     },
     netboot::{ScriptInput, ScriptTarget, ServerAddr, boot_script},
+    profile::Configured,
 };
 use std::net::Ipv4Addr;
 
@@ -94,6 +95,10 @@ impl Provisioner {
         State::describe(&mut machine, query);
 
         let id = same.unwrap_or(fresh);
+        let configured = state.configure(&mut answer, &machine, Some(peer));
+        let (inputs, configured) = configured.unzip();
+        let args = configured.as_ref().map_or(&[][..], |c| &c.config.kernel_args);
+        let for_init = configured.as_ref().and_then(Configured::for_init);
         let input = |target| ScriptInput {
             server,
             machine: &machine,
@@ -102,6 +107,8 @@ impl Provisioner {
             attempt: id,
             token,
             generation: answer.generation,
+            args,
+            config: for_init,
         };
         let script = match (&answer.image, &answer.refused, &answer.target) {
             (Some(image), ..) => match boot_script(&input(ScriptTarget::Image(image))) {
@@ -146,7 +153,11 @@ impl Provisioner {
             (None, None, None) => answer.target.to_string(),
         };
         state.record(id, Stage::Script, Some(detail), now, &mut fx);
-        state.fix(id, &answer, token, peer, client.arch, now, &mut fx);
+        if let Some(inputs) = inputs {
+            state.configs.keep(id, inputs);
+        }
+        let config = configured.map(Configured::into_record);
+        state.fix(id, &answer, config, token, peer, client.arch, now, &mut fx);
         if machine != before {
             state.put(machine, &mut fx);
         }
@@ -186,6 +197,7 @@ impl State {
         &mut self,
         id: AttemptId,
         answer: &BootAnswer,
+        config: Option<AttemptConfig>,
         token: &str,
         peer: Ipv4Addr,
         firmware: Option<ClientArch>,
@@ -199,6 +211,7 @@ impl State {
             a.waits_with = answer.waits_with.as_ref().map(|i| i.digest);
             a.rule = Some(answer.rule.clone());
             a.generation = answer.generation;
+            a.config = config.filter(|_| a.image.is_some());
             a.addr = Some(peer).filter(|p| !p.is_unspecified()).or(a.addr);
             a.firmware = a.firmware.or(firmware);
             a.token_hash = a.image.or(a.waits_with).map(|_| Digest::of(token.as_bytes()));
@@ -238,7 +251,12 @@ fn belongs(latest: &crate::model::BootAttempt, image: Option<&Image>) -> bool {
 /// report one as healthy, by naming its MAC. A machine that holds an address of ours asks from there: to
 /// ask from another's, a host would have to take that over as well. Where its addresses are another
 /// server's nothing is known of them: firmware and iPXE may well have two.
-fn from_its_own_address(state: &State, mac: Mac, peer: Ipv4Addr, now: Millis) -> Result<(), ScriptError> {
+pub(super) fn from_its_own_address(
+    state: &State,
+    mac: Mac,
+    peer: Ipv4Addr,
+    now: Millis,
+) -> Result<(), ScriptError> {
     let machine = state.machines.get(state.machines.primary(mac));
     let others = machine.into_iter().flat_map(|m| [m.mac].into_iter().chain(m.other_macs.iter().copied()));
     let macs = [mac].into_iter().chain(others);

@@ -10,6 +10,7 @@ use super::{
     attempt_table::{Attempts, Tracked},
     attempts::{self, Step},
     audit::{self, Noted},
+    configure::Configs,
     fallback,
     machines::Machines,
     rules::Rules,
@@ -21,9 +22,13 @@ use crate::{
         Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage, Verdict, facts::MAX_NICS,
     },
     netboot::ServerAddr,
+    profile::{Profile, Profiles},
     store::ImageStore,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// A machine's `last_seen` is as coarse as this, so that a packet is not a write.
 const SEEN_EVERY: Millis = 60_000;
@@ -49,6 +54,8 @@ pub(super) struct State {
     pub wanted: BTreeSet<Mac>,
     /// Those of them whose BMC is being asked to.
     pub asking: BTreeSet<Mac>,
+    pub profiles: Profiles,
+    pub configs: Configs,
     pub stats: Stats,
     /// Scripts given within the minute that began at the first number.
     pub script_rate: (Millis, HashMap<Mac, u32>),
@@ -82,6 +89,8 @@ impl State {
             secrets: BTreeMap::new(),
             wanted,
             asking: BTreeSet::new(),
+            profiles: Profiles::default(),
+            configs: Configs::default(),
             stats: Stats::default(),
             script_rate: (0, HashMap::new()),
         }
@@ -157,6 +166,24 @@ impl State {
                 self.put(machine, fx);
             }
         }
+    }
+
+    /// Puts a profile in the place of the one of that name, or takes that away; the one that was there.
+    pub fn put_profile(
+        &mut self,
+        name: &str,
+        to: Option<Arc<Profile>>,
+        fx: &mut Effects,
+    ) -> Option<Arc<Profile>> {
+        let before = self.profiles.remove(name);
+        let record = |p: &Option<Arc<Profile>>| p.as_ref().map(|p| p.record.clone());
+        fx.notes.push(audit::of_profile(name, record(&before).as_ref(), record(&to).as_ref()));
+        fx.changes.push(match record(&to) {
+            Some(record) => Change::Profile(record.into()),
+            None => Change::ProfileGone(name.to_owned()),
+        });
+        self.profiles.extend(to);
+        before
     }
 
     /// A machine was heard of: it appears, or what it says of itself is noted. An operating system's

@@ -3,6 +3,7 @@
 
 mod agent;
 mod audit;
+mod configure;
 mod discover;
 mod facts;
 mod fallback;

@@ -208,13 +208,50 @@ pub enum ReportError {
     #[error("already reported")]
     Already,
     /// 400: a stage that the service sees by itself.
-    #[error("{0:?} can't be reported, only init, network, rootfs, verified, switch_root and healthy")]
+    #[error(
+        "{0:?} can't be reported, only init, network, rootfs, verified, configured, switch_root and healthy"
+    )]
     NotReportable(Stage),
     /// 503: this host can't make random numbers.
     #[error("no randomness for a boot token: {0}")]
     NoRandomness(String),
     /// 503: it could not be made durable; report it again.
     #[error("the report could not be recorded: {0}")]
+    NotSaved(#[from] DbError),
+}
+
+/// What a machine's `init` says when it asks for its configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ConfigQuery {
+    /// 32 hex digits that it chose for this boot, so that it may ask again where an answer was lost.
+    pub nonce: String,
+}
+
+/// Why a configuration was not given out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// 401: no boot has this token.
+    #[error("unknown boot token: it belongs to no boot on record")]
+    UnknownToken,
+    /// 401: its boot is over, or past the point.
+    #[error("this boot token is dead: its boot has {0}")]
+    DeadToken(&'static str),
+    /// 403: another host asks.
+    #[error("{0}")]
+    NotItsAddress(String),
+    /// 400: no number, or one of the wrong form.
+    #[error("no configuration without a nonce of 32 hex digits")]
+    BadNonce,
+    /// 409: it was given out for this boot, to one who named another number.
+    #[error("the configuration of this boot was given out already: it is given once a boot")]
+    Taken,
+    /// 409: it is not what the boot script promised.
+    #[error(
+        "the configuration of this boot was changed after its boot script was made ({0}): the machine must start over to get the new one"
+    )]
+    Changed(String),
+    /// 503: it could not be made durable; ask again.
+    #[error("the delivery could not be recorded: {0}")]
     NotSaved(#[from] DbError),
 }
 
@@ -263,6 +300,14 @@ pub enum CommandError {
         machine: String,
         /// Why.
         error: PowerError,
+    },
+    /// No profile has this name.
+    #[error("no profile `{name}`{}; see `pristine profile list`", near(.nearest))]
+    NoProfile {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        nearest: Vec<String>,
     },
     /// Secrets can't be sealed or opened now.
     #[error("{0}")]
@@ -366,6 +411,9 @@ pub struct Explanation {
     pub firmware: Option<ClientArch>,
     /// Boot program (a file name) that this firmware would be given.
     pub nbp: Option<String>,
+    /// Profiles that its configuration is made of, the one that counts most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<String>,
     /// Its leases.
     pub leases: Vec<Lease>,
 }

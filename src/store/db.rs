@@ -22,7 +22,8 @@ pub use audit::{AuditLog, LogQuery};
 pub use error::DbError;
 
 use crate::model::{
-    BootAttempt, BootTarget, Change, Lease, Machine, Rollout, SealedSecret, SelectorRule, audit::LogHead,
+    BootAttempt, BootTarget, Change, Lease, Machine, ProfileRecord, Rollout, SealedSecret, SelectorRule,
+    audit::LogHead,
 };
 use lock::StateLock;
 use std::{
@@ -61,6 +62,8 @@ pub struct Loaded {
     pub secrets: Vec<SealedSecret>,
     /// The newest record of the audit log.
     pub log_head: Option<LogHead>,
+    /// Profiles, by name.
+    pub profiles: Vec<ProfileRecord>,
 }
 
 /// The open database of a running service. Dropping it writes what is pending and lets go of the

@@ -6,7 +6,10 @@ use pristine::{
     lab::process::{output_within, tethered},
     model::{Arch, AttemptId, Digest, Facts, Mac, Manifest},
     netboot::ServerAddr,
-    provisioner::{FileAnswer, Order, Report, ReportError, ScriptError, ScriptQuery, TransferOutcome},
+    provisioner::{
+        ConfigError, ConfigQuery, FileAnswer, Order, Report, ReportError, ScriptError, ScriptQuery,
+        TransferOutcome,
+    },
     store::ImageStore,
 };
 use pristine_signature::{SecretKey, Zeroizing};
@@ -89,6 +92,13 @@ impl Machines for Stand {
 
     async fn blob_fetched(&self, boot: AttemptId, digest: Digest, complete: bool) {
         let _ = self.0.send(Told::Blob(boot, digest, complete));
+    }
+
+    async fn config(&self, token: &str, peer: Ipv4Addr, query: ConfigQuery) -> Result<Vec<u8>, ConfigError> {
+        match token {
+            "good" => Ok(format!(r#"{{"hostname":"{peer}-{}"}}"#, query.nonce).into_bytes()),
+            _ => Err(ConfigError::Taken),
+        }
     }
 
     async fn report(&self, token: &str, report: Report) -> Result<(), ReportError> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 const RANKS: &[&[&str]] = &[
     &["model"],
     &["fleet", "netboot"],
-    &["dhcp", "sys"],
+    &["dhcp", "profile", "sys"],
     &["power", "store"],
     &["image", "provisioner"],
     &["api", "client", "config", "dhcpd", "httpd", "tftpd"],
@@ -15,7 +15,7 @@ const RANKS: &[&[&str]] = &[
     &["lab"],
     &["cli"],
 ];
-const PURE: &[&str] = &["model", "fleet", "netboot", "dhcp"];
+const PURE: &[&str] = &["model", "fleet", "netboot", "dhcp", "profile"];
 const IMPURE_WORDS: &[&str] = &[
     "tokio",
     "axum",

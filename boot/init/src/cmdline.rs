@@ -86,6 +86,9 @@ pub struct Boot {
     pub mac: Option<[u8; 6]>,
     /// `init`: the image's own init, where it isn't `/sbin/init`.
     pub init: Option<String>,
+    /// `pristine.config`: the first digits of the configuration that goes with this boot; on the command line of an
+    /// initramfs with keys any word, which lets it take one.
+    pub config: Option<String>,
 }
 
 /// What an initramfs must know before it can ask the server for the rest.
@@ -152,6 +155,9 @@ impl Boot {
             token: token.to_owned(),
             mac,
             init: words.get("init").filter(|i| i.starts_with('/')).map(str::to_owned),
+            config: words
+                .has("pristine.config")
+                .then(|| words.get("pristine.config").unwrap_or_default().to_owned()),
         })
     }
 }
@@ -202,7 +208,9 @@ mod tests {
         assert_eq!((waits.image, waits.attempt.as_str()), (None, "00000000000000ab"));
         assert_eq!(boot.mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0xab]));
         assert_eq!((boot.attempt.as_str(), boot.token.as_str()), ("00000000000000ab", "tok_EN-1"));
-        assert_eq!(boot.init, None);
+        assert_eq!((boot.init, boot.config), (None, None));
+        assert_eq!(line(|l| l + " pristine.config=ab12").unwrap().config.as_deref(), Some("ab12"));
+        assert_eq!(line(|l| l + " pristine.config").unwrap().config.as_deref(), Some(""));
         assert_eq!(line(|l| l + " init=/bin/tiny").unwrap().init.as_deref(), Some("/bin/tiny"));
     }
 

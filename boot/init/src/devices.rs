@@ -1,7 +1,7 @@
 //! Drivers: loads the image's kernel modules for the devices that are there, and for those that appear
 //! while it looks.
 
-use crate::{console::say, modules};
+use crate::{console::say, modules, root};
 use std::{
     collections::BTreeSet,
     fs,
@@ -34,8 +34,20 @@ pub struct Modules {
 impl Modules {
     /// Reads the indexes of the running kernel's modules.
     pub fn open() -> Modules {
+        Modules::from(Path::new("/lib/modules"))
+    }
+
+    /// The same of the verified root, which has more than an initramfs carries; where it has none, of the initramfs.
+    pub fn of_the_root() -> Modules {
+        let folders = ["usr/lib/modules", "lib/modules"].map(|dir| Path::new(root::NEW_ROOT).join(dir));
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let folder = Path::new("/lib/modules").join(release);
+        let found = folders.iter().find(|folder| folder.join(&release).join("modules.dep").exists());
+        Modules::from(found.map_or(Path::new("/lib/modules"), PathBuf::as_path))
+    }
+
+    fn from(folder: &Path) -> Modules {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let folder = folder.join(release);
         let read = |name| fs::read_to_string(folder.join(name)).unwrap_or_default();
         let index = modules::Index::parse(&read("modules.dep"), &read("modules.alias"));
         Modules {
@@ -134,5 +146,5 @@ fn device_aliases() -> Vec<String> {
 
 /// As the kernel's module loader (`/sbin/modprobe -q -- NAME`): true where something was loaded.
 pub fn as_modprobe(name: &str) -> bool {
-    Modules::open().load_alias(name)
+    Modules::of_the_root().load_alias(name)
 }

@@ -37,7 +37,8 @@ pub fn list() -> Vec<Disk> {
     disks
 }
 
-fn disk(dir: &Path, name: String) -> Option<Disk> {
+/// One of them, by its folder in /sys.
+pub fn disk(dir: &Path, name: String) -> Option<Disk> {
     let read = |file: &str| {
         let text = fs::read_to_string(dir.join(file)).ok()?;
         Some(text.trim().to_owned()).filter(|t| !t.is_empty())

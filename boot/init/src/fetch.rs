@@ -126,6 +126,34 @@ fn unsized_whole(server: SocketAddrV4, path: &str, most: u64, what: &str) -> Res
     }
 }
 
+/// Posts a body with the boot's token, and gives the whole answer, of at most `most` bytes. The service may say no for good, and why.
+pub fn posted(
+    server: SocketAddrV4,
+    path: &str,
+    token: &str,
+    body: &str,
+    most: u64,
+    what: &str,
+) -> Result<Vec<u8>> {
+    let mut patience = Patience::new(server, what);
+    loop {
+        let trouble = match http::post(server, path, token, body, most, LIMITS) {
+            Ok((200..=299, answer)) => return Ok(answer),
+            Ok((408 | 425 | 429 | 500..=599, said)) => Trouble::Passing { why: words(&said), after: None },
+            Ok((status, said)) => {
+                return failed(format!("the server gives out no {what} ({status}): {}", words(&said)));
+            }
+            Err(trouble) => trouble,
+        };
+        patience.wait(&trouble, "")?;
+    }
+}
+
+/// What an answer says, fit for a console.
+fn words(said: &[u8]) -> String {
+    String::from_utf8_lossy(said).chars().filter(|c| !c.is_control()).take(400).collect()
+}
+
 /// How often something was tried in vain.
 struct Patience<'a> {
     server: SocketAddrV4,

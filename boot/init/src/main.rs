@@ -3,12 +3,16 @@
 //! a boot that can't go on says why on every console and to the service, waits, and restarts.
 //!
 //! The same file is `agent healthy` and `agent run` in the running image (see [`report`] and [`agent`]), the kernel's module loader
-//! while it is in the initramfs (see [`devices::as_modprobe`]), and there tells the service what the machine
-//! is made of (see [`facts`]).
+//! while it is in the initramfs (see [`devices::as_modprobe`]), tells the service there what the machine
+//! is made of (see [`facts`]), and starts the image's programs for volumes (see [`volumes::in_root`]).
 
+mod accounts;
 mod agent;
+mod apply;
 mod assignment;
+mod candidates;
 mod cmdline;
+mod config;
 mod console;
 mod devices;
 mod dhcp;
@@ -25,13 +29,16 @@ mod manifest;
 mod modules;
 mod net;
 mod orders;
+mod place;
 mod random;
 mod report;
 mod root;
+mod signature;
 mod switch;
 mod sys;
 mod trust;
 mod verity;
+mod volumes;
 
 use cmdline::{Boot, Way, Words};
 use console::say;
@@ -61,6 +68,10 @@ fn main() -> ExitCode {
         }
         ["-q", "--", module] if devices::as_modprobe(module) => ExitCode::SUCCESS,
         ["-q", "--", _] => ExitCode::FAILURE,
+        ["in-root", root, program, args @ ..] => {
+            eprintln!("{}", volumes::in_root(root, program, args));
+            ExitCode::FAILURE
+        }
         _ => {
             eprintln!(
                 "usage: agent healthy|run\n(without arguments it is process 1 of Pristine's initramfs)"
@@ -137,7 +148,10 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     let mut network = net::bring_up(&mut modules, mac)?;
     let boot = match said {
         Some(boot) => boot,
-        None => Boot::from_words(&words.and(assignment::ask(server, network.mac)?))?,
+        None => {
+            let takes = words.has("pristine.config");
+            Boot::from_words(&words.and(assignment::ask(server, network.mac, takes)?))?
+        }
     };
     let said_to = |attempt: &str, token: &str| Reporter {
         server: boot.server,
@@ -186,6 +200,12 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
         say(format!("{failure} (the boot goes on; the image can't report healthy)"));
     }
     teller.stop();
+    if let Some(promised) = &boot.config {
+        let config = config::ask(&boot, promised)?;
+        let done = apply::apply(&config, root::NEW_ROOT)?;
+        say(format!("configuration {}: {done}", config.digest));
+        reporter.stage("configured", Some(&done));
+    }
     say(format!("over to {init} of {tag}"));
     reporter.stage("switch_root", Some(&init));
     let _ = fs::write("/proc/sys/kernel/panic", panic_was.trim());

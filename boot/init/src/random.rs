@@ -1,7 +1,7 @@
 use std::{fs::File, io::Read};
 
-/// 32 random bits: from the kernel, which may not block this early; else from the clock. Nothing here
-/// is a secret: it spreads machines in time and names DHCP exchanges.
+/// 32 random bits: from the kernel, which may not block this early; else from the clock. Nothing hangs
+/// on it alone: it spreads machines in time, names DHCP exchanges, and tells two requests of one boot's token apart.
 pub fn bits() -> u32 {
     let mut bytes = [0; 4];
     match File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)) {

@@ -41,6 +41,8 @@ fn the_whole_script_of_each_preset() {
             attempt: AttemptId(0xfeed),
             token: "tokentokentoken1",
             generation: 7,
+            args: &[],
+            config: None,
         });
         insta::assert_snapshot!(preset.name, script.unwrap());
     }

@@ -186,7 +186,7 @@ fn tell(log: &[AuditEntry]) -> Told {
                 told.default = record.changes["target"].to.clone();
                 continue;
             }
-            About::Rollout(_) => continue,
+            About::Rollout(_) | About::Profile(_) => continue,
         };
         for (key, change) in &record.changes {
             if key != "boots" {

@@ -18,6 +18,7 @@ pub(super) enum Row {
     Rollout(String),
     Secret(String),
     Audit(u64),
+    Profile(String),
 }
 
 pub(super) fn row_of(change: &Change) -> Row {
@@ -36,6 +37,8 @@ pub(super) fn row_of(change: &Change) -> Row {
         Change::Secret(secret) => Row::Secret(secret.name.clone()),
         Change::SecretGone(name) => Row::Secret(name.clone()),
         Change::Audit(record) => Row::Audit(record.seq),
+        Change::Profile(profile) => Row::Profile(profile.name.clone()),
+        Change::ProfileGone(name) => Row::Profile(name.clone()),
     }
 }
 
@@ -83,6 +86,11 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
         Change::SecretGone(name) => run("DELETE FROM secrets WHERE name = ?1", params![name]),
         // Each hangs on the one before: `audit::append` writes all of a batch in order.
         Change::Audit(_) => Ok(()),
+        Change::Profile(profile) => run(
+            "INSERT OR REPLACE INTO profiles (name, body) VALUES (?1, ?2)",
+            params![profile.name, json(profile)?],
+        ),
+        Change::ProfileGone(name) => run("DELETE FROM profiles WHERE name = ?1", params![name]),
     }
 }
 
@@ -102,6 +110,7 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
         rollouts: if has("rollouts")? { all(conn, path, "rollouts", "true", "name")? } else { Vec::new() },
         secrets,
         log_head: if has("audit")? { audit::head(conn).map_err(|e| sql_error(path, &e))? } else { None },
+        profiles: if has("profiles")? { all(conn, path, "profiles", "true", "name")? } else { Vec::new() },
     })
 }
 

@@ -33,6 +33,9 @@ const MIGRATIONS: &[&str] = &[
     CREATE TRIGGER audit_is_never_cut BEFORE DELETE ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 ",
+    "
+    CREATE TABLE profiles (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+",
 ];
 
 /// `PRST` in `application_id`, so that another program's database is not taken for ours.

@@ -2,8 +2,8 @@
 use super::*;
 use crate::{
     model::{
-        AttemptId, ClientKey, Digest, LeaseState, Mac, SealedSecret, SelectorRule, Stage, StageEvent,
-        Verdict,
+        AttemptId, ClientKey, Digest, LeaseState, Mac, ProfileRecord, SealedSecret, SelectorRule, Stage,
+        StageEvent, Verdict,
         audit::{About, AuditRecord, Deed, Who},
     },
     store::testing::TempDir,
@@ -53,6 +53,11 @@ fn secret(name: &str) -> SealedSecret {
     SealedSecret { name: name.into(), bytes: 3, changed: 7, key: "k".into(), sealed: "c2U=".into() }
 }
 
+fn profile(name: &str) -> ProfileRecord {
+    let (selector, document) = ("all".into(), "hostname = 'x'".into());
+    ProfileRecord { name: name.into(), selector, document, created: 7, changed: 8 }
+}
+
 fn open(dir: &TempDir) -> (Db, Loaded) {
     Db::open(dir.path()).unwrap()
 }
@@ -75,6 +80,9 @@ fn everything_comes_back_after_a_restart() {
         Change::Rule(rule("a")),
         Change::Secret(secret("b")),
         Change::Secret(secret("a")),
+        Change::Profile(profile("p").into()),
+        Change::Profile(profile("q").into()),
+        Change::ProfileGone("q".into()),
     ];
     db.enqueue(all).wait().unwrap();
     drop(db);
@@ -88,6 +96,7 @@ fn everything_comes_back_after_a_restart() {
         rollouts: Vec::new(),
         secrets: vec![secret("a"), secret("b")],
         log_head: None,
+        profiles: vec![profile("p")],
     };
     assert_eq!(loaded, expected);
     assert_eq!(Db::open_read_only(dir.path()).unwrap(), Some(expected), "beside the running service");
