@@ -5,13 +5,14 @@ mod push;
 pub use push::{PushError, Pushed};
 
 use crate::{
+    fleet::{ApplyOrder, Exported, ImportOrder},
     model::{
         BootAttempt, Lease, Machine, Power, PowerAction, Secret,
         audit::{AuditEntry, LogHead, LogVerified},
         wire::{
-            API_PREFIX, Assign, Assigned, ConfigView, ErrorBody, ImageView, MESSAGE_HEADER, OPERATOR_HEADER,
-            PowerCertificate, PowerOrder, PowerStatus, ProfileView, RolloutOrder, RolloutView, RuleView,
-            SecretView, SetProfile, SetRule, StartRollout, Status,
+            API_PREFIX, Assign, Assigned, Changes, ConfigView, ErrorBody, ImageView, MESSAGE_HEADER,
+            OPERATOR_HEADER, PowerCertificate, PowerOrder, PowerStatus, ProfileView, RolloutOrder,
+            RolloutView, RuleView, SecretView, SetProfile, SetRule, StartRollout, Status,
         },
     },
     provisioner::{Explanation, MachinePatch},
@@ -75,7 +76,7 @@ pub enum ClientError {
         /// HTTP status.
         status: u16,
         /// Its words.
-        body: ErrorBody,
+        body: Box<ErrorBody>,
     },
     /// Something that is not this API answered, or broke off.
     #[error("{url} gave an answer that this program can't read: {why}\n  help: is it the API of a pristine of version {}?", env!("CARGO_PKG_VERSION"))]
@@ -324,6 +325,26 @@ impl Client {
     /// One boot attempt, by its 16 hex digits.
     pub fn attempt(&self, id: &str) -> Reply<BootAttempt> {
         self.get(&format!("/boots/{}", part(id)))
+    }
+
+    /// Names, describes and pins many machines, all or none.
+    pub fn import_machines(&self, order: &ImportOrder) -> Reply<Changes> {
+        self.send_much("/machines", order)
+    }
+
+    /// Makes the site what a document says, or says what that would change.
+    pub fn apply(&self, order: &ApplyOrder) -> Reply<Changes> {
+        self.send_much("/apply", order)
+    }
+
+    /// The site as a document.
+    pub fn export(&self) -> Reply<Exported> {
+        self.get("/export")
+    }
+
+    fn send_much<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Reply<T> {
+        let body = serde_json::to_vec(body).map_err(|e| broken(&self.base, e))?;
+        self.send_bytes("POST", path, body, LONG_ANSWER)
     }
 
     /// Records of the audit log, of one machine or of all. What `query` says of a machine is not looked at.

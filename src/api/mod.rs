@@ -4,7 +4,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `router` | every route there is |
-//! | `machines`, `profiles`, `boots`, `site`, `secrets`, `power`, `log`, … | what they do |
+//! | `machines`, `profiles`, `boots`, `site`, `secrets`, `power`, `log`, `bulk`, … | what they do |
 //! | `by` | in whose name something is changed |
 //! | `watch` | the live stream |
 //! | `metrics` | the counters, for Prometheus |
@@ -14,6 +14,7 @@
 
 mod auth;
 mod boots;
+mod bulk;
 mod by;
 mod log;
 mod machines;

@@ -13,16 +13,13 @@ pub struct Refusal {
     /// Status code.
     pub status: StatusCode,
     /// Body.
-    pub body: ErrorBody,
+    pub body: Box<ErrorBody>,
 }
 
 impl Refusal {
     /// A refusal in words.
     pub fn new(status: StatusCode, error: impl Into<String>) -> Refusal {
-        Refusal {
-            status,
-            body: ErrorBody { error: error.into(), hint: None, nearest: Vec::new(), missing: Vec::new() },
-        }
+        Refusal { status, body: Box::new(ErrorBody { error: error.into(), ..ErrorBody::default() }) }
     }
 
     /// Adds what to do.
@@ -85,6 +82,11 @@ impl From<CommandError> for Refusal {
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
             }
             CommandError::NoImage(_) => Refusal::new(StatusCode::NOT_FOUND, text),
+            CommandError::Problems(problems) => {
+                let mut refusal = Refusal::new(StatusCode::BAD_REQUEST, text);
+                refusal.body.problems = problems;
+                refusal
+            }
             CommandError::Bad(_) => Refusal::new(StatusCode::BAD_REQUEST, text),
             CommandError::NotSigned(_) => Refusal::new(StatusCode::CONFLICT, text)
                 .hint("`require_signature` is on in this service's configuration; `pristine key list` shows whom it trusts"),

@@ -1,8 +1,8 @@
 //! Every route of the API.
 
 use super::{
-    Refusal, Token, auth, auth::BadTokens, boots, log, machines, metrics, power, profiles, rollouts, rules,
-    secrets, server::Counters, site, uploads, watch,
+    Refusal, Token, auth, auth::BadTokens, boots, bulk, log, machines, metrics, power, profiles, rollouts,
+    rules, secrets, server::Counters, site, uploads, watch,
 };
 use crate::{
     image::transfer::uploads::Uploads,
@@ -26,6 +26,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 /// Every route, as method and path; `docs/api.md` describes each.
 pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/machines"),
+    ("POST", "/api/v1/machines"),
     ("GET", "/api/v1/machines/{machine}"),
     ("PATCH", "/api/v1/machines/{machine}"),
     ("DELETE", "/api/v1/machines/{machine}"),
@@ -60,6 +61,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/secrets"),
     ("PUT", "/api/v1/secrets/{secret}"),
     ("DELETE", "/api/v1/secrets/{secret}"),
+    ("POST", "/api/v1/apply"),
+    ("GET", "/api/v1/export"),
     ("GET", "/api/v1/log"),
     ("GET", "/api/v1/log/verify"),
     ("GET", "/api/v1/leases"),
@@ -76,8 +79,8 @@ pub const ROUTES: &[(&str, &str)] = &[
 pub const MAX_BODY: usize = 64 * 1024;
 /// Longest a request may take, its body included; a live stream only has to begin by then.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Longest walk along the audit log.
-pub const LONGEST_VERIFY: Duration = Duration::from_secs(600);
+/// Longest work on everything there is.
+const LONGEST_OF_ALL: Duration = Duration::from_secs(600);
 
 /// What the other parts tell, as the moment finds them.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +103,7 @@ struct Inner {
     images: ImageStore,
     uploads: Uploads,
     upload_places: tokio::sync::Semaphore,
+    bulk_places: Arc<tokio::sync::Semaphore>,
     token: Token,
     others: AskOthers,
     started: std::time::Instant,
@@ -124,6 +128,7 @@ impl Api {
             provisioner: provisioner.by(operator),
             uploads: Uploads::new(images.clone()),
             upload_places: tokio::sync::Semaphore::new(uploads::AT_ONCE),
+            bulk_places: Arc::new(tokio::sync::Semaphore::new(bulk::AT_ONCE)),
             images,
             token,
             others,
@@ -149,6 +154,11 @@ impl Api {
     /// Whoever has a body of an upload in memory holds one of these.
     pub(super) fn upload_places(&self) -> &tokio::sync::Semaphore {
         &self.0.upload_places
+    }
+
+    /// Whoever has a document or rows in memory holds one of these.
+    pub(super) fn bulk_places(&self) -> Arc<tokio::sync::Semaphore> {
+        self.0.bulk_places.clone()
     }
 
     pub(super) fn token(&self) -> &Token {
@@ -182,8 +192,9 @@ pub fn router(api: Api) -> Router {
     let set_profile = axum::routing::put(profiles::set).layer(DefaultBodyLimit::max(profiles::MAX_SET));
     let profile = get(profiles::show).delete(profiles::remove).merge(set_profile);
     let rollout = get(rollouts::show).post(rollouts::order).delete(rollouts::remove);
+    let large = DefaultBodyLimit::max(bulk::MAX_BODY);
     let v1 = Router::new()
-        .route("/machines", get(machines::list))
+        .route("/machines", get(machines::list).post(bulk::import).layer(large))
         .route("/machines/{machine}", machine)
         .route("/machines/{machine}/pin", axum::routing::put(machines::pin).delete(machines::unpin))
         .route("/machines/{machine}/retry", axum::routing::post(machines::retry))
@@ -204,6 +215,8 @@ pub fn router(api: Api) -> Router {
         .route("/rollouts/{rollout}", rollout)
         .route("/secrets", get(secrets::list))
         .route("/secrets/{secret}", axum::routing::put(secrets::set).delete(secrets::remove))
+        .route("/apply", axum::routing::post(bulk::apply).layer(large))
+        .route("/export", get(bulk::export))
         .route("/log", get(log::list))
         .route("/log/verify", get(log::verify))
         .route("/leases", get(site::leases))
@@ -239,8 +252,8 @@ async fn no_method(request: Request) -> Refusal {
 
 /// How long a request may take.
 fn longest(path: &str) -> Duration {
-    if path == "/api/v1/log/verify" {
-        return LONGEST_VERIFY;
+    if ["/api/v1/machines", "/api/v1/apply", "/api/v1/export", "/api/v1/log/verify"].contains(&path) {
+        return LONGEST_OF_ALL;
     }
     if path.ends_with("/power") {
         // A BMC is asked meanwhile.

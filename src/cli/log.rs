@@ -1,10 +1,10 @@
 //! `pristine log`: what changed of what machines boot, by whom and why.
 
-use super::{Context, Failure, Outcome, context::print, text};
+use super::{Context, Failure, Outcome, changes, context::print, text};
 use crate::{
     model::{
-        Digest, Millis,
-        audit::{About, AuditEntry, LogHead, LogVerified, Who},
+        Millis,
+        audit::{AuditEntry, LogHead, LogVerified, Who},
     },
     store::db::{AuditLog, LogQuery},
 };
@@ -93,40 +93,23 @@ fn one(entry: &AuditEntry, tags: &text::Tags) -> String {
         (Who::Operator, Some(claim)) => format!("an operator, who says to be {claim}"),
         (Who::Operator, None) => "an operator".to_owned(),
     };
-    let about = match (&record.about, &record.name) {
-        (About::Default, _) => "the default".to_owned(),
-        (About::Machine(mac), Some(name)) => format!("machine {name} ({mac})"),
-        (About::Machine(mac), None) => format!("machine {mac}"),
-        (About::Rule(name), _) => format!("rule {name}"),
-        (About::Profile(name), _) => format!("profile {name}"),
-        (About::Rollout(name), _) => format!("rollout {name}"),
-    };
+    let about = changes::about(&record.about, record.name.as_deref());
     let head = format!("{}  {}  {about}: {} by {who}", record.seq, text::time(record.at), record.what);
-    let mut lines: Vec<(&str, String)> = Vec::new();
-    for (key, change) in &record.changes {
-        let [from, to] =
-            [&change.from, &change.to].map(|v| v.as_deref().map_or("-".to_owned(), |v| shown(v, tags)));
-        lines.push((key, format!("{from} -> {to}")));
-    }
+    let mut more: Vec<(&str, String)> = Vec::new();
     if let Some(why) = &record.why {
-        lines.push(("why", why.clone()));
+        more.push(("why", why.clone()));
     }
     if record.order != record.seq {
-        lines.push(("with", record.order.to_string()));
+        more.push(("with", record.order.to_string()));
     }
-    let lines: String = text::pairs(&lines).lines().map(|l| format!("    {l}\n")).collect();
-    format!("{}\n{lines}", text::clean(&head))
-}
-
-/// A value; an image by its tag.
-fn shown(value: &str, tags: &text::Tags) -> String {
-    value.parse::<Digest>().map_or_else(|_| value.to_owned(), |digest| tags.image(digest))
+    format!("{}\n{}", text::clean(&head), changes::lines(&record.changes, &more, tags))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use super::*;
+    use crate::model::Digest;
 
     #[test]
     fn a_record_reads_as_who_did_what_from_what_to_what_and_why() {

@@ -1,14 +1,24 @@
 //! `pristine machine`.
 
-use super::{Context, Failure, Outcome, context::print, facts, table::Table, text, why::Why};
+use super::{
+    Context, Failure, Outcome, changes,
+    context::print,
+    facts, fleet,
+    rows::{self, Rows},
+    table::Table,
+    text,
+    why::Why,
+};
 use crate::{
+    client::ClientError,
+    fleet::{ImportOrder, MachineRow},
     model::{Mac, Machine},
     provisioner::MachinePatch,
 };
 use clap::{Args, Subcommand};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
-/// Machines: list, show, set, forget.
+/// Machines: list, show, set, forget, import, export.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every machine that was seen or named
@@ -29,6 +39,11 @@ pub enum Command {
     },
     /// Change what an operator may change; an empty text clears
     Set(Box<Set>),
+    /// Name, describe and pin many machines from a file, all or none
+    #[command(after_help = COLUMNS)]
+    Import(Import),
+    /// Machines as a file for import: CSV, or JSON with --json
+    Export(Export),
     /// Forget a machine: its pin, labels and boots. It comes back when it next powers on
     Forget {
         /// MAC or hostname
@@ -36,6 +51,35 @@ pub enum Command {
         #[command(flatten)]
         why: Why,
     },
+}
+
+/// What to import.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// CSV or JSON as `machine export` writes it; - for standard input
+    file: PathBuf,
+    /// Only show what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Show each change, however many
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    why: Why,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Only machines that this selector picks, as in 'rack=a1'
+    #[arg(long, value_name = "SELECTOR")]
+    select: Option<String>,
+    /// CSV, which it is without --json, too
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    /// Write it here instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// What to change.
@@ -88,12 +132,53 @@ impl Command {
                 let machine = set.why.client(context)?.set_machine(&set.machine, &patch)?;
                 context.show(&machine, || format!("{} is set\n", machine.name()))
             }
+            Command::Import(import) => import.run(context),
+            Command::Export(export) => export.run(context),
             Command::Forget { machine, why } => {
                 why.client(context)?.forget(&machine)?;
                 context.show(&serde_json::json!({ "forgotten": machine }), || {
                     format!("{machine} is forgotten\n")
                 })
             }
+        }
+    }
+}
+
+const COLUMNS: &str = "\
+Columns of a CSV file: mac (needed), hostname, rack, nbp, pin, other_macs (with blanks between), label.NAME
+A column that is missing is left as it is, an empty field clears.";
+
+impl Import {
+    fn run(self, context: &Context) -> Outcome {
+        let name = self.file.display();
+        let wrong = |problems: Vec<String>| {
+            let lines: Vec<String> = problems.iter().map(|p| format!("{name}:{p}")).collect();
+            Failure::text(lines.join("\n") + "\n  nothing was changed")
+        };
+        let rows = Rows::read(&fleet::read(&self.file)?).map_err(wrong)?;
+        let client = self.why.client(context)?;
+        let order = ImportOrder { machines: rows.machines.clone(), dry_run: self.dry_run };
+        let done = client.import_machines(&order).map_err(|e| match e {
+            ClientError::Refused { body, .. } if !body.problems.is_empty() => {
+                wrong(body.problems.iter().map(|p| rows.locate(p)).collect())
+            }
+            e => e.into(),
+        })?;
+        context.show(&done, || changes::shown(&done, &text::Tags::fetch(&client), self.all))
+    }
+}
+
+impl Export {
+    fn run(self, context: &Context) -> Outcome {
+        let machines = context.client()?.machines(self.select.as_deref())?;
+        let rows: Vec<MachineRow> = machines.iter().map(MachineRow::of).collect();
+        let text = match context.json && !self.csv {
+            true => serde_json::to_string_pretty(&rows)? + "\n",
+            false => rows::to_csv(&rows),
+        };
+        match &self.output {
+            None => print(&text),
+            Some(path) => fleet::write(path, &text),
         }
     }
 }

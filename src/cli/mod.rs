@@ -5,12 +5,15 @@
 //! `config`, `doctor`, `nbp` and what `image` does to the store work on this host.
 
 mod boots;
+mod changes;
 mod config;
 mod context;
+mod csv;
 mod doctor;
 mod explain;
 mod facts;
 mod failure;
+mod fleet;
 mod image;
 mod key;
 mod lab;
@@ -23,6 +26,7 @@ mod pin;
 mod power;
 mod profile;
 mod rollout;
+mod rows;
 mod rule;
 mod secret;
 mod serve;
@@ -76,7 +80,7 @@ enum Command {
     Config(config::Config),
     /// Say what would keep a boot from working here; exit code 1 if anything would
     Doctor(doctor::Doctor),
-    /// Machines: list, show, set, forget
+    /// Machines: list, show, set, forget, import, export
     #[command(subcommand)]
     Machine(machine::Command),
     /// Pin a machine to an image; it boots it from its next power-on
@@ -102,6 +106,10 @@ enum Command {
     /// Secrets, sealed on disk and never shown: list, set, remove
     #[command(subcommand)]
     Secret(secret::Command),
+    /// Make the site what a file says: default, rules, machines; --dry-run shows what would change
+    Apply(fleet::Apply),
+    /// Write the site as a file for apply
+    Export(fleet::Export),
     /// What a machine would get if it powered on now, and why
     Explain(explain::Explain),
     /// Boot attempts: seconds at each stage, and how they ended
@@ -147,6 +155,8 @@ impl Command {
             Command::Rollout(c) => c.run(context),
             Command::Power(c) => c.run(context),
             Command::Secret(c) => c.run(context),
+            Command::Apply(c) => c.run(context),
+            Command::Export(c) => c.run(context),
             Command::Explain(c) => c.run(context),
             Command::Boots(c) => c.run(context),
             Command::Watch(c) => c.run(context),

@@ -3,6 +3,7 @@
 
 use super::Config;
 use crate::model::nearest;
+use serde::de::DeserializeOwned;
 use std::{fmt, io::ErrorKind, ops::Range, path::Path, path::PathBuf};
 
 /// Columns of a line within which a fault is shown.
@@ -72,7 +73,8 @@ impl Config {
     /// Checks `text`, which came from `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let wrong = |problems| ConfigError::Wrong { path: path.to_owned(), problems };
-        let config: Config = toml::from_str(text).map_err(|e| wrong(vec![explain(text, &e)]))?;
+        let config: Config =
+            toml::from_str(text).map_err(|e| wrong(vec![Problem::of_toml::<Config>(text, &e)]))?;
         let mut problems = config.problems(text);
         if problems.is_empty() {
             return Ok(config);
@@ -92,6 +94,21 @@ impl Problem {
         };
         let key = span.and_then(|s| key_at(text, s.start));
         Problem { line, column, source, width, key, message: message.into(), allowed: None, nearest: None }
+    }
+
+    /// What a reader of TOML says, with what is allowed and what was probably meant.
+    pub fn of_toml<T: DeserializeOwned>(text: &str, error: &toml::de::Error) -> Problem {
+        explain::<T>(text, error)
+    }
+
+    /// Something wrong with what stands at a dotted path, as in `rule[0].select`, and there at a column of
+    /// the text that it is.
+    pub fn located(text: &str, path: &str, column: Option<usize>, message: &str) -> Problem {
+        let span = span_at(text, path).map(|span| match column.filter(|c| *c > 0) {
+            Some(column) => within(text, span, column - 1),
+            None => span,
+        });
+        Problem { key: Some(path.replace('"', "")), ..Problem::at(text, span, message) }
     }
 
     /// Adds what is allowed.
@@ -147,9 +164,64 @@ fn key_at(text: &str, at: usize) -> Option<String> {
     in_table(DeTable::parse(text).ok()?.get_ref(), at, "")
 }
 
+/// Where the value of a dotted path stands; of one that isn't there, the nearest that it would be in.
+fn span_at(text: &str, path: &str) -> Option<Range<usize>> {
+    use toml::de::{DeTable, DeValue};
+    let root = DeTable::parse(text).ok()?;
+    let mut value: Option<&toml::Spanned<DeValue<'_>>> = None;
+    for step in steps(path) {
+        let next = match value.map(toml::Spanned::get_ref) {
+            None => root.get_ref().get(step.as_str()),
+            Some(DeValue::Table(table)) => table.get(step.as_str()),
+            Some(DeValue::Array(items)) => step.parse::<usize>().ok().and_then(|n| items.get(n)),
+            Some(_) => None,
+        };
+        match next {
+            Some(found) => value = Some(found),
+            None => break,
+        }
+    }
+    value.map(toml::Spanned::span)
+}
+
+/// `rule[0]."a.b"` as `rule`, `0`, `a.b`.
+fn steps(path: &str) -> Vec<String> {
+    let mut steps = Vec::new();
+    let mut step = String::new();
+    let (mut quoted, mut escaped) = (false, false);
+    for c in path.chars() {
+        match c {
+            c if escaped => {
+                step.push(c);
+                escaped = false;
+            }
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '.' | '[' if !quoted => steps.push(std::mem::take(&mut step)),
+            ']' if !quoted => {}
+            c => step.push(c),
+        }
+    }
+    steps.push(step);
+    steps
+}
+
+/// The place `skip` characters into the text whose value stands at `span`; all of it where the text is not
+/// written as it is: with escapes, or over several lines.
+fn within(text: &str, span: Range<usize>, skip: usize) -> Range<usize> {
+    let written = text.get(span.clone()).unwrap_or_default();
+    let inner = written.get(1..written.len().saturating_sub(1)).unwrap_or_default();
+    let plain = written.starts_with(['"', '\'']) && !inner.starts_with(['"', '\'']) && !inner.contains('\\');
+    if !plain {
+        return span;
+    }
+    let start = span.start + 1 + inner.chars().take(skip).map(char::len_utf8).sum::<usize>();
+    start..start + 1
+}
+
 /// serde's words, taken apart: `unknown field `x`, expected one of `a`, `b`` becomes a message, what
 /// is allowed and the nearest of it.
-fn explain(text: &str, error: &toml::de::Error) -> Problem {
+fn explain<T: DeserializeOwned>(text: &str, error: &toml::de::Error) -> Problem {
     let message = error.message().trim();
     let mut problem = Problem::at(text, error.span(), message);
     let split = ["unknown field `", "unknown variant `"]
@@ -178,7 +250,7 @@ fn explain(text: &str, error: &toml::de::Error) -> Problem {
         }
     } else if message == "wanted string or table" {
         problem.message = "not a text".to_owned();
-        problem.allowed = error.span().and_then(|span| words_at(text, span));
+        problem.allowed = error.span().and_then(|span| words_at::<T>(text, span));
     } else if message.ends_with("address syntax") {
         let example = if message.contains("socket") { "127.0.0.1:8081" } else { "192.168.7.1" };
         problem.allowed = Some(format!("an address, as in \"{example}\""));
@@ -187,9 +259,9 @@ fn explain(text: &str, error: &toml::de::Error) -> Problem {
 }
 
 /// The words that may stand at `span`: asked of the code itself, by one that can't.
-fn words_at(text: &str, span: Range<usize>) -> Option<String> {
+fn words_at<T: DeserializeOwned>(text: &str, span: Range<usize>) -> Option<String> {
     let with_another = format!("{}\"?\"{}", text.get(..span.start)?, text.get(span.end..)?);
-    let error = toml::from_str::<Config>(&with_another).err()?;
+    let error = toml::from_str::<T>(&with_another).err()?;
     let (_, words) = error.message().split_once("expected")?;
     Some(words.split('`').skip(1).step_by(2).collect::<Vec<_>>().join(", "))
 }

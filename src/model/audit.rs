@@ -164,6 +164,53 @@ pub struct FromTo {
     pub to: Option<String>,
 }
 
+/// What changes, as a plan has it and as the log is told: a record without its number, time and author.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What it is about.
+    pub about: About,
+    /// The machine's hostname.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What is done.
+    pub what: Deed,
+    /// What changes, see [`AuditRecord::changes`].
+    pub changes: BTreeMap<String, FromTo>,
+    /// The service's reason, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Note {
+    /// A note of no change yet.
+    pub fn new(about: About, what: Deed) -> Note {
+        Note { about, name: None, what, changes: BTreeMap::new(), why: None }
+    }
+
+    /// Notes what differs.
+    pub fn change(&mut self, key: impl Into<String>, from: Option<String>, to: Option<String>) {
+        if from != to {
+            self.changes.insert(key.into(), FromTo { from, to });
+        }
+    }
+
+    /// The record with that number, made at that time.
+    pub fn signed(self, by: &By, at: Millis, order: u64, seq: u64) -> AuditRecord {
+        AuditRecord {
+            about: self.about,
+            at,
+            changes: self.changes,
+            claim: by.claim.clone(),
+            name: self.name,
+            order,
+            seq,
+            what: self.what,
+            who: by.who,
+            why: by.why.clone().or(self.why),
+        }
+    }
+}
+
 /// What one record says. Boot targets are `local`, `ignore`, `discover` or an image's whole digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord {

@@ -184,6 +184,32 @@ mod shared {
     }
 }
 
+/// What to change of a machine. What is `None` stays; an inner `None` clears.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachinePatch {
+    /// Operator's name for it.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Option<String>>,
+    /// Its rack.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub rack: Option<Option<String>>,
+    /// Its NBP instead of the firmware's usual one.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub nbp: Option<Option<String>>,
+    /// All its other MACs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_macs: Option<Vec<Mac>>,
+    /// Labels to set, or with `null` to take away.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// Tells `null` (clear) from a missing field (leave).
+fn some<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
 impl Machine {
     /// Whether it is pinned to that image, or booted it and has not left it.
     pub fn is_on(&self, image: Digest) -> bool {

@@ -31,7 +31,7 @@ pub use facts::Facts;
 pub use image::{BlobRef, Image, Manifest, RootFs, Verity};
 pub use lease::{ClientKey, Lease, LeaseState};
 pub use mac::{Mac, MacError};
-pub use machine::{AgentOrder, BootTarget, FailingImage, Machine, Rule, SelectorRule};
+pub use machine::{AgentOrder, BootTarget, FailingImage, Machine, MachinePatch, Rule, SelectorRule};
 pub use name::{NameError, Tag};
 pub use nearest::{distance, nearest};
 pub use power::{BootOnce, Ipmi, Power, PowerAction, PowerFault, Reboot, Redfish};

@@ -3,7 +3,7 @@
 
 use super::{
     BootTarget, Digest, Limits, Mac, MachineConfig, Manifest, Millis, OnFailure, Phase, PowerAction, Rollout,
-    SelectorRule, Tag,
+    SelectorRule, Tag, audit::Note,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,9 +26,42 @@ pub struct ErrorBody {
     /// Names that were probably meant, nearest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nearest: Vec<String>,
+    /// What is wrong in the document or the rows that were sent, each with its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
     /// Chunks of an upload that are still missing: ranges of numbers in its inventory, without their ends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<[u64; 2]>,
+}
+
+/// Something that is wrong in a document, or in rows of machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Where, as in `rule[0].select`, `machine[17].hostname` or `images."web:1"`.
+    pub path: String,
+    /// Column within the text that stands there, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Problem {
+    /// Something wrong at `path`.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Problem {
+        Problem { path: path.into(), column: None, message: message.into() }
+    }
+}
+
+/// What many changes at once are, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Number of the audit log's newest record: where this was planned, or what it came to.
+    pub revision: u64,
+    /// Whether they were made.
+    pub applied: bool,
+    /// Each of them, as the audit log has it.
+    pub changes: Vec<Note>,
 }
 
 /// Body of a request that assigns a boot target.

@@ -7,49 +7,8 @@
 
 use crate::model::{
     BootTarget, Digest, Machine, ProfileRecord, Rollout, SelectorRule,
-    audit::{About, AuditRecord, By, Deed, FromTo},
+    audit::{About, Deed, Note},
 };
-use std::collections::BTreeMap;
-
-/// A record without its number, time and author.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Noted {
-    about: About,
-    name: Option<String>,
-    what: Deed,
-    changes: BTreeMap<String, FromTo>,
-    /// The service's reason, where it has one.
-    why: Option<String>,
-}
-
-impl Noted {
-    fn new(about: About, what: Deed) -> Noted {
-        Noted { about, name: None, what, changes: BTreeMap::new(), why: None }
-    }
-
-    /// Notes what differs.
-    fn change(&mut self, key: impl Into<String>, from: Option<String>, to: Option<String>) {
-        if from != to {
-            self.changes.insert(key.into(), FromTo { from, to });
-        }
-    }
-
-    /// The record with that number, made at that time.
-    pub fn signed(self, by: &By, at: i64, order: u64, seq: u64) -> AuditRecord {
-        AuditRecord {
-            about: self.about,
-            at,
-            changes: self.changes,
-            claim: by.claim.clone(),
-            name: self.name,
-            order,
-            seq,
-            what: self.what,
-            who: by.who,
-            why: by.why.clone().or(self.why),
-        }
-    }
-}
 
 /// A target as the log writes it.
 fn text(target: &BootTarget) -> String {
@@ -78,7 +37,7 @@ pub fn may_tell(before: &Machine, after: &Machine) -> bool {
 }
 
 /// What a change of a machine is; `from` and `to` are what it boots before and after.
-pub fn of_machine(before: &Machine, after: &Machine, from: &BootTarget, to: &BootTarget) -> Option<Noted> {
+pub fn of_machine(before: &Machine, after: &Machine, from: &BootTarget, to: &BootTarget) -> Option<Note> {
     let fell_back = || after.failing.iter().rev().find(|f| text(from) == f.image.to_string());
     let (what, why) = match () {
         () if before.pin != after.pin => {
@@ -103,7 +62,7 @@ pub fn of_machine(before: &Machine, after: &Machine, from: &BootTarget, to: &Boo
             None => (Deed::Retried, None),
         },
     };
-    let mut noted = Noted::new(About::Machine(after.mac), what);
+    let mut noted = Note::new(About::Machine(after.mac), what);
     noted.name = after.hostname.clone().or_else(|| before.hostname.clone());
     noted.why = why;
     fields(&mut noted, before, after);
@@ -111,7 +70,7 @@ pub fn of_machine(before: &Machine, after: &Machine, from: &BootTarget, to: &Boo
     Some(noted)
 }
 
-fn fields(noted: &mut Noted, before: &Machine, after: &Machine) {
+fn fields(noted: &mut Note, before: &Machine, after: &Machine) {
     noted.change("pin", before.pin.as_ref().map(text), after.pin.as_ref().map(text));
     let moved = |m: &Machine| m.moved.as_ref().map(|m| text(&m.target));
     noted.change("moved", moved(before), moved(after));
@@ -133,8 +92,8 @@ fn fields(noted: &mut Noted, before: &Machine, after: &Machine) {
 
 /// A machine was forgotten, with all that an operator or a rollout had said of it. `blank` is what is
 /// known of it then.
-pub fn of_forgotten(before: &Machine, blank: &Machine, from: &BootTarget, to: &BootTarget) -> Noted {
-    let mut noted = Noted::new(About::Machine(before.mac), Deed::Forgotten);
+pub fn of_forgotten(before: &Machine, blank: &Machine, from: &BootTarget, to: &BootTarget) -> Note {
+    let mut noted = Note::new(About::Machine(before.mac), Deed::Forgotten);
     noted.name = before.hostname.clone();
     fields(&mut noted, before, blank);
     noted.change("boots", Some(text(from)), Some(text(to)));
@@ -142,24 +101,24 @@ pub fn of_forgotten(before: &Machine, blank: &Machine, from: &BootTarget, to: &B
 }
 
 /// A machine boots something else since a rule or the default changed.
-pub fn of_repointed(machine: &Machine, from: &BootTarget, to: &BootTarget) -> Noted {
-    let mut noted = Noted::new(About::Machine(machine.mac), Deed::Repointed);
+pub fn of_repointed(machine: &Machine, from: &BootTarget, to: &BootTarget) -> Note {
+    let mut noted = Note::new(About::Machine(machine.mac), Deed::Repointed);
     noted.name = machine.hostname.clone();
     noted.change("boots", Some(text(from)), Some(text(to)));
     noted
 }
 
 /// The default changed.
-pub fn of_default(before: Option<&BootTarget>, after: Option<&BootTarget>) -> Noted {
-    let mut noted = Noted::new(About::Default, Deed::Default);
+pub fn of_default(before: Option<&BootTarget>, after: Option<&BootTarget>) -> Note {
+    let mut noted = Note::new(About::Default, Deed::Default);
     noted.change("target", before.map(text), after.map(text));
     noted
 }
 
 /// A rule was set, changed or removed.
-pub fn of_rule(name: &str, before: Option<&SelectorRule>, after: Option<&SelectorRule>) -> Noted {
+pub fn of_rule(name: &str, before: Option<&SelectorRule>, after: Option<&SelectorRule>) -> Note {
     let what = if after.is_some() { Deed::RuleSet } else { Deed::RuleRemoved };
-    let mut noted = Noted::new(About::Rule(name.to_owned()), what);
+    let mut noted = Note::new(About::Rule(name.to_owned()), what);
     noted.change("target", before.map(|r| text(&r.target)), after.map(|r| text(&r.target)));
     noted.change("selector", before.map(|r| r.selector.clone()), after.map(|r| r.selector.clone()));
     noted.change("created", before.map(|r| r.created.to_string()), after.map(|r| r.created.to_string()));
@@ -167,9 +126,9 @@ pub fn of_rule(name: &str, before: Option<&SelectorRule>, after: Option<&Selecto
 }
 
 /// A profile was set, changed or removed. Its document is named by its digest: it may be long.
-pub fn of_profile(name: &str, before: Option<&ProfileRecord>, after: Option<&ProfileRecord>) -> Noted {
+pub fn of_profile(name: &str, before: Option<&ProfileRecord>, after: Option<&ProfileRecord>) -> Note {
     let what = if after.is_some() { Deed::ProfileSet } else { Deed::ProfileRemoved };
-    let mut noted = Noted::new(About::Profile(name.to_owned()), what);
+    let mut noted = Note::new(About::Profile(name.to_owned()), what);
     noted.change("selector", before.map(|p| p.selector.clone()), after.map(|p| p.selector.clone()));
     let document = |p: &ProfileRecord| Digest::of(p.document.as_bytes()).to_string();
     noted.change("document", before.map(document), after.map(document));
@@ -177,13 +136,13 @@ pub fn of_profile(name: &str, before: Option<&ProfileRecord>, after: Option<&Pro
 }
 
 /// A rollout was started, changed or removed.
-pub fn of_rollout(name: &str, before: Option<&Rollout>, after: Option<&Rollout>) -> Noted {
+pub fn of_rollout(name: &str, before: Option<&Rollout>, after: Option<&Rollout>) -> Note {
     let what = match (before, after) {
         (None, _) => Deed::RolloutStarted,
         (Some(_), Some(_)) => Deed::RolloutChanged,
         (Some(_), None) => Deed::RolloutRemoved,
     };
-    let mut noted = Noted::new(About::Rollout(name.to_owned()), what);
+    let mut noted = Note::new(About::Rollout(name.to_owned()), what);
     let mut change = |key: &str, value: &dyn Fn(&Rollout) -> String| {
         noted.change(key, before.map(value), after.map(value));
     };

@@ -6,6 +6,7 @@ use super::{
     state::{Effects, State},
 };
 use crate::{
+    fleet::{Edit, Fault, Wrong, edited},
     model::{BootTarget, Change, Image, Mac, Machine, Tag, audit::By, distance, nearest},
     netboot::is_nbp_name,
     store::{ImageStore, StoreLock, db::DbError},
@@ -13,10 +14,6 @@ use crate::{
 
 /// Names that an error lists.
 const NEAREST: usize = 3;
-/// Longest label, rack name, in characters.
-const MAX_WORD: usize = 64;
-/// Labels of one machine, other MACs of one machine.
-const MAX_MANY: usize = 64;
 
 impl Provisioner {
     /// A machine by MAC (any of its MACs, in any usual spelling) or hostname.
@@ -81,14 +78,23 @@ impl Provisioner {
             self.check_nbp(nbp)?;
         }
         whole(async move {
-            let mac = this.change(&key, true, move |state, machine| apply(state, machine, patch)).await?;
+            let describe = |state: &State, machine: &mut Machine| {
+                let edit = Edit { mac: machine.mac, patch, pin: None };
+                let edited = edited(state, vec![edit]).map_err(|faults| match faults.into_iter().next() {
+                    Some(Fault { what: Wrong::Taken { what, by }, .. }) => CommandError::Taken { what, by },
+                    fault => CommandError::Bad(fault.map_or_else(String::new, |f| f.what.to_string())),
+                })?;
+                *machine = edited.into_iter().next().map_or_else(|| machine.clone(), |e| e.after);
+                Ok(())
+            };
+            let mac = this.change(&key, true, describe).await?;
             this.machine(&mac.to_string())
         })
         .await
     }
 
     /// A boot program that a machine can be given.
-    fn check_nbp(&self, name: &str) -> Result<(), CommandError> {
+    pub(super) fn check_nbp(&self, name: &str) -> Result<(), CommandError> {
         let shown: String = name.chars().take(80).collect();
         if !is_nbp_name(name) {
             return Err(CommandError::Bad(format!(
@@ -238,19 +244,21 @@ impl Provisioner {
         };
         let mac = after.mac;
         if let Err(e) = commit.await {
-            self.undo(before, after);
+            let mut fx = Effects::default();
+            let mut locked = self.state();
+            locked.undo(before, mac, &mut fx);
+            drop(self.by(By::undoing()).hand_on(&locked, fx));
             return Err(e.into());
         }
         Ok(mac)
     }
+}
 
-    /// Takes back what an operator was told did not happen: of the machine as it is now, only what
-    /// the command had changed.
-    fn undo(&self, before: Option<Machine>, after: Machine) {
-        let mut fx = Effects::default();
-        let mut locked = self.state();
-        let state = &mut *locked;
-        match (before, state.machines.get(after.mac).cloned()) {
+impl State {
+    /// Takes back what an operator was told did not happen: of the machine as it is now, only what the
+    /// command had changed.
+    pub fn undo(&mut self, before: Option<Machine>, mac: Mac, fx: &mut Effects) {
+        match (before, self.machines.get(mac).cloned()) {
             (Some(before), Some(mut now)) => {
                 now.pin = before.pin;
                 now.order = before.order;
@@ -263,12 +271,11 @@ impl Provisioner {
                 now.labels = before.labels;
                 now.other_macs = before.other_macs;
                 now.generation += 1;
-                state.put(now, &mut fx);
+                self.put(now, fx);
             }
-            (None, Some(_)) => state.forget(after.mac, &mut fx),
+            (None, Some(_)) => self.forget(mac, fx),
             (_, None) => {}
         }
-        drop(self.by(By::undoing()).hand_on(&locked, fx));
     }
 }
 
@@ -304,101 +311,5 @@ pub(super) fn no_machine(state: &State, key: &str) -> CommandError {
     CommandError::NoMachine {
         name,
         nearest: near.into_iter().take(NEAREST).map(|(_, h)| h.to_owned()).collect(),
-    }
-}
-
-fn apply(state: &State, machine: &mut Machine, patch: MachinePatch) -> Result<(), CommandError> {
-    if let Some(hostname) = patch.hostname {
-        if let Some(name) = &hostname {
-            check_hostname(name)?;
-            if let Some(other) = state.machines.by_hostname(name).filter(|m| m.mac != machine.mac) {
-                return Err(CommandError::Taken { what: format!("hostname {name}"), by: other.mac });
-            }
-        }
-        machine.hostname = hostname;
-    }
-    if let Some(rack) = patch.rack {
-        rack.iter().try_for_each(|r| check_word("rack", r))?;
-        machine.rack = rack;
-    }
-    if let Some(nbp) = patch.nbp.filter(|nbp| machine.nbp != *nbp) {
-        machine.nbp = nbp;
-        machine.generation += 1;
-    }
-    if let Some(macs) = patch.other_macs {
-        for mac in &macs {
-            if !mac.is_usable() || *mac == machine.mac {
-                return Err(CommandError::Bad(format!("{mac} can't be another MAC of {}", machine.mac)));
-            }
-            // A stranger of that MAC becomes this machine; one on record must be forgotten first.
-            let owner = state.machines.get(*mac).filter(|m| m.mac != machine.mac);
-            if let Some(owner) = owner.filter(|m| state.machines.is_known(m.mac)) {
-                return Err(CommandError::Taken { what: mac.to_string(), by: owner.mac });
-            }
-        }
-        machine.other_macs = macs;
-        machine.other_macs.sort_unstable();
-        machine.other_macs.dedup();
-    }
-    for (label, value) in patch.labels {
-        match value {
-            Some(value) => {
-                check_word("label", &label)?;
-                check_word("label value", &value)?;
-                machine.labels.insert(label, value);
-            }
-            None => {
-                machine.labels.remove(&label);
-            }
-        }
-    }
-    if machine.labels.len() > MAX_MANY || machine.other_macs.len() > MAX_MANY {
-        return Err(CommandError::Bad(format!("a machine has at most {MAX_MANY} labels and other MACs")));
-    }
-    Ok(())
-}
-
-/// RFC 1123 section 2.1, and nothing that could be taken for a MAC.
-fn check_hostname(name: &str) -> Result<(), CommandError> {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    if name.len() <= 253 && name.split('.').all(label) && name.parse::<Mac>().is_err() {
-        return Ok(());
-    }
-    let name: String = name.chars().take(80).collect();
-    Err(CommandError::Bad(format!(
-        "`{name}` can't be a hostname: write letters, digits and `-`, in parts of 1 to 63 with `.` between, and not a MAC"
-    )))
-}
-
-fn check_word(what: &str, word: &str) -> Result<(), CommandError> {
-    let fits = (1..=MAX_WORD).contains(&word.chars().count())
-        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@+".contains(&b));
-    if fits {
-        return Ok(());
-    }
-    let word: String = word.chars().take(80).collect();
-    Err(CommandError::Bad(format!(
-        "`{word}` can't be a {what}: write 1 to {MAX_WORD} of a-z, A-Z, 0-9 and `._-/:@+`"
-    )))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-    use super::*;
-
-    #[test]
-    fn hostnames_are_what_dns_allows_and_never_look_like_a_mac() {
-        for good in ["web-1", "a", "db1.rack2.example.org", "1web"] {
-            assert!(check_hostname(good).is_ok(), "{good}");
-        }
-        for bad in ["", "-a", "a-", "a..b", "a_b", "a b", "525400123456", "ä", &"a".repeat(64)] {
-            assert!(check_hostname(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -23,6 +23,7 @@
 //! | they are made to boot anew | `fleet::reboots` (pure), `reboot` |
 //! | what a machine gets besides its image, and its delivery | `configure` |
 //! | operators' commands | `command`, `rule`, `rollout`, `profile`, `secret`, `power`, `explain` |
+//! | many changes at once | `fleet::declare` (pure), `batch`, `declared` |
 //! | what the audit log is told of a change | `audit` (pure) |
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | stuck attempts, strangers that left | `ticker` |
@@ -31,9 +32,11 @@ mod answer;
 mod attempt_table;
 mod attempts;
 mod audit;
+mod batch;
 mod clock;
 mod command;
 mod configure;
+mod declared;
 mod explain;
 mod facts;
 mod fallback;

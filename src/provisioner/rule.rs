@@ -2,13 +2,10 @@
 
 use super::{CommandError, Provisioner, command::whole, rules::MAX_RULES, state::Effects};
 use crate::{
-    fleet::Selector,
+    fleet::{MAX_NAME, Selector, is_plain_name},
     model::{Change, Machine, SelectorRule, audit::By, wire::RuleView},
     store::db::Commit,
 };
-
-/// Longest name of a rule, a rollout or a secret, in characters.
-const MAX_NAME: usize = 64;
 
 impl Provisioner {
     /// The machines that a selector picks, by MAC.
@@ -125,10 +122,7 @@ pub(super) fn parse(selector: &str) -> Result<Selector, CommandError> {
 
 /// A name that paths, lists and shells take as it is; `what` says of what, as in `a rule`.
 pub(super) fn check_name(what: &str, name: &str) -> Result<(), CommandError> {
-    let fits = (1..=MAX_NAME).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        && !name.starts_with('.');
-    if fits {
+    if is_plain_name(name) {
         return Ok(());
     }
     let name = name.escape_default().to_string().chars().take(80).collect::<String>();

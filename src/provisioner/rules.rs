@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 /// Most rules of one site: each is looked at for every packet of a machine without a pin.
 pub(super) const MAX_RULES: usize = 256;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules(Vec<(Selector, SelectorRule)>);
 
 impl Rules {

@@ -9,7 +9,7 @@ use super::{
     answer::{BootAnswer, Policy, assigned, boot_answer, is_known},
     attempt_table::{Attempts, Tracked},
     attempts::{self, Step},
-    audit::{self, Noted},
+    audit,
     configure::Configs,
     fallback,
     machines::Machines,
@@ -19,7 +19,7 @@ use crate::{
     dhcp,
     model::{
         Arch, AttemptId, BootAttempt, BootClient, BootTarget, Change, ClientArch, ClientKind, FailingImage,
-        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage, Verdict, facts::MAX_NICS,
+        Image, Mac, Machine, Millis, Rollout, SealedSecret, Stage, Verdict, audit::Note, facts::MAX_NICS,
     },
     netboot::ServerAddr,
     profile::{Profile, Profiles},
@@ -66,7 +66,7 @@ pub(super) struct State {
 pub(super) struct Effects {
     pub changes: Vec<Change>,
     /// What the audit log is told of them.
-    pub notes: Vec<Noted>,
+    pub notes: Vec<Note>,
     pub events: Vec<BootAttempt>,
 }
 
@@ -113,7 +113,7 @@ impl State {
         boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find, vouch, &waiting)
     }
 
-    fn policy(&self) -> Policy<'_> {
+    pub fn policy(&self) -> Policy<'_> {
         Policy {
             rules: &self.rules,
             default: self.default.as_ref(),
@@ -124,11 +124,7 @@ impl State {
 
     /// What a machine is assigned now, or what takes the place of that.
     pub fn target_of(&self, machine: &Machine) -> BootTarget {
-        let target = assigned(Some(machine), self.policy()).target;
-        match fallback::instead_of(machine, &target, self.fallback_after) {
-            Some((digest, _)) => BootTarget::Image { digest },
-            None => target,
-        }
+        booted(machine, self.policy())
     }
 
     /// Machines on record that boot their last good image in the place of another one, with that one.
@@ -258,6 +254,11 @@ impl State {
             let (from, to) = (self.target_of(before), self.target_of(&machine));
             fx.notes.extend(audit::of_machine(before, &machine, &from, &to));
         }
+        self.store(machine, fx);
+    }
+
+    /// The same without a word to the audit log, which knows already.
+    pub fn store(&mut self, machine: Machine, fx: &mut Effects) {
         fx.changes.push(Change::Machine(machine.clone().into()));
         match machine.reboot {
             Some(_) => self.wanted.insert(machine.mac),
@@ -464,5 +465,14 @@ impl State {
         if let Some(uuid) = query.uuid() {
             machine.uuid = Some(uuid.iter().map(|b| format!("{b:02x}")).collect());
         }
+    }
+}
+
+/// What a machine boots by this policy, or what takes the place of that.
+pub(super) fn booted(machine: &Machine, policy: Policy<'_>) -> BootTarget {
+    let target = assigned(Some(machine), policy).target;
+    match fallback::instead_of(machine, &target, policy.fallback_after) {
+        Some((digest, _)) => BootTarget::Image { digest },
+        None => target,
     }
 }

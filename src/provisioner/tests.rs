@@ -4,6 +4,7 @@
 mod agent;
 mod audit;
 mod configure;
+mod declared;
 mod discover;
 mod facts;
 mod fallback;

@@ -1,8 +1,9 @@
 //! What goes in and comes out of the provisioner.
 
+pub use crate::model::MachinePatch;
 use crate::{
     dhcp,
-    model::{BootTarget, ClientArch, Digest, Lease, Machine, Rule, Stage, Tag},
+    model::{BootTarget, ClientArch, Digest, Lease, Machine, Rule, Stage, Tag, wire::Problem},
     power::PowerError,
     store::{db::DbError, vault::VaultError},
 };
@@ -335,6 +336,9 @@ pub enum CommandError {
     /// A value that can't be.
     #[error("{0}")]
     Bad(String),
+    /// What is wrong in a document or in rows, each with its place.
+    #[error("{}", problems_in_words(.0))]
+    Problems(Vec<Problem>),
     /// Another machine has that hostname or MAC.
     #[error("{what} is already machine {by}: change that one first")]
     Taken {
@@ -354,37 +358,20 @@ pub enum CommandError {
     NotSaved(#[from] DbError),
 }
 
+fn problems_in_words(problems: &[Problem]) -> String {
+    let more = match problems.len() {
+        0 | 1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    let first = problems.first().map_or_else(String::new, |p| format!("{}: {}", p.path, p.message));
+    format!("{first}{more}: nothing was changed")
+}
+
 fn near(names: &[String]) -> String {
     match names {
         [] => String::new(),
         names => format!("; near it: {}", names.join(", ")),
     }
-}
-
-/// What to change of a machine. What is `None` stays; an inner `None` clears.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MachinePatch {
-    /// Operator's name for it.
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<Option<String>>,
-    /// Its rack.
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
-    pub rack: Option<Option<String>>,
-    /// Its NBP instead of the firmware's usual one.
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
-    pub nbp: Option<Option<String>>,
-    /// All its other MACs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub other_macs: Option<Vec<crate::model::Mac>>,
-    /// Labels to set, or with `null` to take away.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, Option<String>>,
-}
-
-/// Tells `null` (clear) from a missing field (leave).
-fn some<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(d).map(Some)
 }
 
 /// What a machine would get now, and by which rule.

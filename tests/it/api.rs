@@ -46,7 +46,7 @@ impl Drop for Dir {
 /// An API that runs until it is dropped.
 pub struct TestApi {
     addr: SocketAddr,
-    provisioner: Provisioner,
+    pub provisioner: Provisioner,
     stop: tokio::sync::watch::Sender<bool>,
     runtime: Option<tokio::runtime::Runtime>,
     _dir: Dir,
@@ -119,7 +119,7 @@ impl Drop for TestApi {
 
 fn refused(error: ClientError) -> (u16, ErrorBody) {
     match error {
-        ClientError::Refused { status, body } => (status, body),
+        ClientError::Refused { status, body } => (status, *body),
         other => panic!("{other}"),
     }
 }
@@ -245,7 +245,7 @@ fn refusals_are_json_that_says_what_to_do() {
     for (method, path, body, status, words) in [
         ("GET", "/api/v1/nix", "", 404, "nothing is at /api/v1/nix"),
         ("GET", "/", "", 404, "nothing is at /"),
-        ("POST", "/api/v1/machines", "", 405, "knows no POST"),
+        ("POST", "/api/v1/leases", "", 405, "knows no POST"),
         ("GET", "/api/v1/boots?limit=x", "", 400, "limit"),
         ("GET", "/api/v1/boots/xyz", "", 400, "16 hex digits"),
         ("PUT", pin.as_str(), "{", 400, "JSON"),

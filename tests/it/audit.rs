@@ -10,8 +10,12 @@ use super::{
 };
 use pristine::{
     client::Client,
+    fleet::{ImportOrder, MachineRow},
     lab::Net,
-    model::audit::{About, AuditEntry, FromTo, LogHead},
+    model::{
+        Mac,
+        audit::{About, AuditEntry, FromTo, LogHead},
+    },
     provisioner::MachinePatch,
     store::db::{AuditLog, Db, LogQuery},
 };
@@ -71,10 +75,22 @@ fn change_on(client: &Client, from: u32, answered: &mpsc::Sender<(String, String
     for n in from.. {
         let (machine, rack) = (format!("52:54:00:00:01:{:02x}", n % 7), format!("r{n}"));
         let patch = MachinePatch { rack: Some(Some(rack.clone())), ..MachinePatch::default() };
-        if client.set_machine(&machine, &patch).is_err() || answered.send((machine, rack)).is_err() {
+        if client.set_machine(&machine, &patch).is_err() || answered.send((machine, rack.clone())).is_err() {
+            return;
+        }
+        if n % 3 == 0 && client.import_machines(&hall(&rack)).is_err() {
             return;
         }
     }
+}
+
+/// Forty machines in that rack, at once.
+fn hall(rack: &str) -> ImportOrder {
+    let row = |n: u8| MachineRow {
+        rack: Some(Some(rack.to_owned())),
+        ..MachineRow::new(Mac([0x52, 0x54, 0, 0, 2, n]))
+    };
+    ImportOrder { machines: (0..40).map(row).collect(), dry_run: false }
 }
 
 #[test]
@@ -119,6 +135,12 @@ fn kill_9_amid_changes_leaves_a_whole_chain_that_tells_what_is() {
         let theirs: BTreeMap<String, String> =
             on_disk.machines.into_iter().map(|m| (m.mac.to_string(), m.rack.unwrap_or_default())).collect();
         assert_eq!(theirs, racks, "round {round}: the log tells what is");
+        let hall: BTreeSet<&String> = theirs
+            .iter()
+            .filter(|(mac, _)| mac.starts_with("52:54:00:00:02:"))
+            .map(|(_, rack)| rack)
+            .collect();
+        assert!(hall.len() <= 1, "round {round}: all of an import or none of it: {hall:?}");
         let lost: Vec<_> = answered.iter().filter(|change| !told.contains(*change)).collect();
         assert!(lost.is_empty(), "round {round}: answered, and not in the log: {lost:?}");
     }

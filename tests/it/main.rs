@@ -10,6 +10,7 @@ mod boots_foreign;
 mod boots_kexec;
 mod build;
 mod cli;
+mod declared;
 mod dhcpd;
 mod diff;
 mod fleet;

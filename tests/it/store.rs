@@ -30,7 +30,7 @@ fn sealed(mut to: BlobWriter, bytes: &[u8]) -> SealedBlob {
 }
 
 /// Puts an image with that root into the store.
-fn publish(store: &ImageStore, tag: &str, root: &[u8]) -> Digest {
+pub(crate) fn publish(store: &ImageStore, tag: &str, root: &[u8]) -> Digest {
     let kernel = sealed(store.blobs().begin().unwrap(), b"kernel");
     let initramfs = sealed(store.blobs().begin().unwrap(), b"initramfs");
     let root = sealed(store.blobs().begin_shared(root.len() as u64).unwrap(), root);
