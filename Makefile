@@ -13,7 +13,7 @@ INIT := target/init/$(HOST)/release/pristine-init
 STATE := target/images/state
 DEBIAN := target/images/debian.stamp
 
-.PHONY: help setup build release init nbp images test demo demo-rollout bench-store lint fmt deny ci
+.PHONY: help setup build release init nbp images test sushy demo demo-rollout bench-store lint fmt deny ci
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -46,7 +46,14 @@ images: build ## the images of the tests: tiny, Debian's installer, a Debian liv
 	images/debian-installer/build
 	images/debian-live/build
 
-test: build nbp images ## units, properties, integration in namespaces, real boots on four firmware paths
+sushy: target/sushy/stamp ## the Redfish emulator of the tests, from PyPI
+
+target/sushy/stamp: tests/it/sushy/requirements.txt | setup
+	python3 -m venv target/sushy
+	target/sushy/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+test: build nbp images sushy ## units, properties, integration in namespaces, real boots on four firmware paths
 	cargo test --locked --workspace
 
 # The debug build: it is made in a third of the time, and its dependencies are optimised.

@@ -23,6 +23,8 @@ use std::{
 const QEMU: &str = "qemu-system-x86_64";
 /// QEMU connects to our sockets while it parses its command line.
 const START: Duration = Duration::from_secs(60);
+/// Name of the control socket that is free for others.
+const BMC_SOCKET: &str = "bmc";
 /// Variables and code of OVMF as Debian's `ovmf` ships them.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -127,7 +129,7 @@ pub struct Vm {
     qmp: Qmp,
     console: Console,
     /// Both are used by the process, and dropped after it.
-    _run: Folder,
+    run: Folder,
     _tap: Tap,
 }
 
@@ -151,6 +153,8 @@ impl Vm {
         command.args(["-chardev", &format!("socket,id=serial,path={}", serial_path.display())]);
         command.args(["-serial", "chardev:serial"]);
         command.args(["-qmp", &format!("unix:{}", qmp_path.display())]);
+        let bmc = run.path().join(BMC_SOCKET);
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", bmc.display())]);
         command.args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap.name())]);
         if spec.firmware.is_uefi() {
             let vars = run.path().join("vars");
@@ -173,7 +177,7 @@ impl Vm {
         let serial = connect(&serial)?;
         let qmp = Qmp::new(connect(&qmp)?)?;
         let console = Console::new(serial, &logs.join(format!("{}.log", spec.name)))?;
-        Ok(Vm { spec, running, qmp, console, _run: run, _tap: tap })
+        Ok(Vm { spec, running, qmp, console, run, _tap: tap })
     }
 
     /// What it is.
@@ -184,6 +188,11 @@ impl Vm {
     /// Its serial console.
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// Where whoever plays its BMC reaches QEMU (QMP).
+    pub fn bmc_socket(&self) -> PathBuf {
+        self.run.path().join(BMC_SOCKET)
     }
 
     /// Presses the reset button.

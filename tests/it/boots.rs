@@ -75,11 +75,11 @@ pub(super) fn settings(folder: &Folder, mode: Mode) -> Settings {
 /// A site with tiny:1 as its default and tiny:2 in the store.
 pub(super) struct Site {
     pub(super) lab: Lab,
-    folder: Folder,
+    pub(super) folder: Folder,
 }
 
 impl Site {
-    fn up() -> Site {
+    pub(super) fn up() -> Site {
         let net = Net::new().unwrap();
         let server = net.host("server", "198.18.0.1/24").unwrap();
         Site::on(net, server, Mode::Full)

@@ -8,6 +8,7 @@ mod boots_built;
 mod boots_firmware;
 mod boots_foreign;
 mod boots_kexec;
+mod boots_power;
 mod build;
 mod cli;
 mod declared;

@@ -237,6 +237,7 @@ async fn one_that_hangs_is_given_up_in_time() {
 /// A key and a certificate that nobody vouches for.
 pub struct Identity {
     pub certificate: CertificateDer<'static>,
+    pub pem: std::path::PathBuf,
     pub key: std::path::PathBuf,
 }
 
@@ -252,7 +253,7 @@ impl Identity {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Identity { certificate: CertificateDer::from_pem_file(&pem).unwrap(), key }
+        Identity { certificate: CertificateDer::from_pem_file(&pem).unwrap(), pem, key }
     }
 
     pub fn fingerprint(&self) -> Digest {
