@@ -29,6 +29,10 @@ impl Provisioner {
             }
             self.tick();
             tokio::spawn(self.clone().order_reboots());
+            if ticks.is_multiple_of(10) {
+                let images = self.0.images.clone();
+                tokio::task::spawn_blocking(move || images.blobs().cool());
+            }
             if ticks.is_multiple_of(3_600) {
                 self.forget_visitors();
             }

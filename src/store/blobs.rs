@@ -15,12 +15,13 @@ use super::{
 };
 use crate::model::{BlobRef, Digest};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     fs::{self, File},
     io::{self, Write},
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 /// Why the image store can't do what was asked.
@@ -124,6 +125,10 @@ pub(crate) fn io_at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -
 const CHUNKED_FROM: u64 = 1 << 20;
 /// Blobs of which is remembered where they lie.
 const MAX_KNOWN: usize = 256;
+/// Blobs that stay mapped when nobody reads them.
+const MAX_WARM: usize = 8;
+/// For how long.
+const WARM: Duration = Duration::from_secs(60);
 
 /// All blobs of a store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -135,6 +140,9 @@ struct Inner {
     tmp: PathBuf,
     packs: Packs,
     known: Mutex<HashMap<Digest, Known>>,
+    /// Opened last, the latest at the end: to map and unmap a root for each machine that boots it would cost a
+    /// tenth of what sending it does, and more where it lies in many packs.
+    warm: Mutex<VecDeque<(Instant, Arc<Content>)>>,
 }
 
 /// A blob that was opened before.
@@ -168,6 +176,7 @@ impl Blobs {
             tmp: store.join("tmp"),
             packs: Packs::at(store),
             known: Mutex::default(),
+            warm: Mutex::default(),
         }))
     }
 
@@ -208,6 +217,33 @@ impl Blobs {
     /// [`StoreError::Corrupt`] where it is cut into chunks, and not all of them are there and whole as far as
     /// is known.
     pub fn open(&self, digest: Digest) -> Result<Option<Arc<Content>>, StoreError> {
+        let opened = self.open_any(digest)?;
+        if let Some(content) = &opened {
+            self.keep_warm(content);
+        }
+        Ok(opened)
+    }
+
+    /// Lets go of what nobody read for a minute: of files that are gone, the disk has their space only then.
+    pub fn cool(&self) {
+        let mut warm = lock(&self.0.warm);
+        let cold = warm.iter().take_while(|(since, _)| since.elapsed() >= WARM).count();
+        let cold: Vec<_> = warm.drain(..cold).collect();
+        // Unmapping takes a while: not under the lock.
+        drop(warm);
+        drop(cold);
+    }
+
+    fn keep_warm(&self, content: &Arc<Content>) {
+        let mut warm = lock(&self.0.warm);
+        warm.retain(|(_, other)| !Arc::ptr_eq(other, content));
+        warm.push_back((Instant::now(), Arc::clone(content)));
+        let coldest = if warm.len() > MAX_WARM { warm.pop_front() } else { None };
+        drop(warm);
+        drop(coldest);
+    }
+
+    fn open_any(&self, digest: Digest) -> Result<Option<Arc<Content>>, StoreError> {
         let list = self.list_path(digest);
         if let Some(stamp) = Stamp::of(&list).map_err(io_at("look at", &list))? {
             return self.open_chunks(digest, list, stamp);

@@ -155,6 +155,19 @@ fn whoever_reads_reads_on_when_a_blob_is_removed() {
 }
 
 #[test]
+fn the_blobs_that_were_read_last_stay_mapped_and_no_more() {
+    let (_dir, blobs) = store();
+    let digests: Vec<Digest> =
+        (0..=MAX_WARM as u64).map(|n| put_chunks(&blobs, &noise(n, 1 << 20))).collect();
+    let read = |digest: &Digest| Arc::downgrade(&blobs.open(*digest).unwrap().unwrap());
+    let all: Vec<_> = digests.iter().map(read).collect();
+    blobs.cool();
+    let warm: Vec<bool> = all.iter().map(|content| content.upgrade().is_some()).collect();
+    assert_eq!(warm.iter().filter(|w| **w).count(), MAX_WARM);
+    assert!(!warm[0]);
+}
+
+#[test]
 fn a_pack_that_somebody_builds_on_stays() {
     let (dir, blobs) = store();
     let bytes = noise(6, 2 << 20);
