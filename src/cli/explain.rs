@@ -169,6 +169,7 @@ mod tests {
              seen       never\n\
              firmware   not known yet\n\
              NBP        -\n\
+             profiles   -\n\
              addresses  -\n"
         );
         let shown = words(&Explanation { rule: Rule::Selector, ..e }, &default);

@@ -3,7 +3,7 @@
 
 use super::Problem;
 use crate::model::{Image, Machine, nearest};
-use minijinja::{Environment, Error, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, UndefinedBehavior, Value, syntax::SyntaxConfig};
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 /// Work that one text may cost: one for each step, and for each 64 bytes that are made.
@@ -72,6 +72,10 @@ impl<'a> Texts<'a> {
     pub fn new(profile: &'a str, facts: Option<&'a Values>) -> Texts<'a> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        // A file's last line end is the operator's. The usual delimiters can always be built.
+        if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
+            environment.set_syntax(syntax);
+        }
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(DEPTH);
         // Names the unknown value in errors. What it shows on request is not for files.

@@ -154,7 +154,7 @@ fn what_is_wrong_is_said_when_it_is_set_with_place_and_line() {
         (&file("content = 'x'\nowner = 'a:b'"), &["file /etc/x, owner", "can't be the name"]),
         (&file(""), &["file /etc/x", "missing"]),
         (&file("content = 'x'\ntemplate = 'x'"), &["choose one"]),
-        (&[file("content=''"), file("content=''")].concat(), &["file /etc/x", "twice"]),
+        (&[file("content=''"), file("content=''")].join("\n"), &["file /etc/x", "twice"]),
         ("[[file]]\npath = 'etc/x'\ncontent = ''", &["no absolute path"]),
         ("[[file]]\npath = '/etc/../x'\ncontent = ''", &["without `..`"]),
         ("[[file]]\npath = '/run/x'\ncontent = ''", &["would be hidden"]),
