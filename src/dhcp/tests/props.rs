@@ -104,6 +104,12 @@ proptest! {
         for step in steps {
             let (packet, who, id) = match step {
                 Step::Discover { who, id, wish } => {
+                    // Its firmware asks: it restarted, and no system of it runs any more. The address is
+                    // still the machine's.
+                    if id < 2 {
+                        let held = beliefs.values_mut().filter(|held| held.0 == mac(who));
+                        held.for_each(|held| held.1 = vec![id]);
+                    }
                     let mut packet = Packet::discover(mac(who));
                     if let Some(wish) = wish {
                         packet = packet.with(50, &ip(wish).octets());
