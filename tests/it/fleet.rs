@@ -11,7 +11,7 @@ use pristine::{
 };
 use std::{path::Path, time::Duration};
 
-const MACHINES: u32 = 120;
+const MACHINES: u32 = 80;
 
 fn fleet(kills: u32) -> Tally {
     let folder = Folder::temporary("fleet").unwrap();
@@ -47,13 +47,15 @@ fn fleet(kills: u32) -> Tally {
 
 #[test]
 fn a_fleet_comes_up_and_rolls_over_within_limits_whatever_happens_to_the_service() {
-    // An error where a limit is exceeded.
-    let calm = fleet(0);
+    // An error where a limit is exceeded. Side by side: most of it is waiting for machines that hang.
+    let (calm, stormy) = std::thread::scope(|scope| {
+        let stormy = scope.spawn(|| fleet(3));
+        (fleet(0), stormy.join().unwrap())
+    });
     assert_eq!(calm.up(), MACHINES);
     let outcome = calm.outcome.clone().unwrap();
     let count = |phase| outcome.phases.get(&phase).copied().unwrap_or_default();
     assert_eq!(count(Phase::Done) + count(Phase::Failed), MACHINES, "{calm}");
     assert!(count(Phase::Failed) > 0, "{calm}");
-    let stormy = fleet(3);
     assert_eq!(stormy.outcome, calm.outcome, "without kills:\n{calm}\nwith:\n{stormy}");
 }
