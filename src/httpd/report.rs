@@ -115,7 +115,9 @@ pub(super) async fn config<M: Machines>(
                 ConfigError::UnknownToken | ConfigError::DeadToken(_) => StatusCode::UNAUTHORIZED,
                 ConfigError::NotItsAddress(_) => StatusCode::FORBIDDEN,
                 ConfigError::BadNonce => StatusCode::BAD_REQUEST,
-                ConfigError::Taken | ConfigError::Changed(_) => StatusCode::CONFLICT,
+                ConfigError::Taken | ConfigError::Changed(_) | ConfigError::Secrets(_) => {
+                    StatusCode::CONFLICT
+                }
                 ConfigError::NotSaved(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             tracing::debug!(peer = %conn.peer, %error, "no configuration given out");

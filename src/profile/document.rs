@@ -65,7 +65,7 @@ pub struct Group {
     pub gid: Option<u32>,
 }
 
-/// A file to write: one of `content` and `template`.
+/// A file to write: one of `content`, `template` and `secret`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -84,6 +84,8 @@ pub struct File {
     pub content: Option<String>,
     /// All of it, with facts put in.
     pub template: Option<String>,
+    /// The secret that is all of it.
+    pub secret: Option<String>,
 }
 
 fn mode() -> String {

@@ -19,7 +19,7 @@ mod volume;
 
 pub use document::Document;
 pub use render::{Configured, render};
-pub use template::Values;
+pub use template::{Secrets, Values};
 
 use crate::{
     fleet::Selector,

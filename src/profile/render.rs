@@ -8,7 +8,7 @@ use super::{
     Document, Problem, Profile, check,
     document::{CloudInit, File, Group, Ignition, Network, User, Volume},
     network,
-    template::{Texts, Values},
+    template::{Secrets, Texts, Values},
     volume,
 };
 use crate::{
@@ -38,6 +38,8 @@ pub struct Configured {
     pub digest: Digest,
     /// The profiles, the one that counts most first.
     pub profiles: Vec<String>,
+    /// Names of the secrets in it.
+    pub secrets: BTreeSet<String>,
 }
 
 impl Configured {
@@ -54,7 +56,7 @@ impl Configured {
     /// What an initramfs that isn't Pristine's can be given.
     pub fn only_kernel_args(self) -> Configured {
         let config = MachineConfig { kernel_args: self.config.kernel_args, ..MachineConfig::default() };
-        Configured { digest: digest(&config), config, profiles: self.profiles }
+        Configured { digest: digest(&config), config, profiles: self.profiles, secrets: BTreeSet::new() }
     }
 }
 
@@ -124,20 +126,25 @@ impl<'a> Merged<'a> {
 ///
 /// # Errors
 /// A template that can't be filled for this machine, or a value that can't be: with profile, place and line.
-pub fn render(profiles: &[Arc<Profile>], facts: &Values) -> Result<Option<Configured>, Problem> {
+pub fn render(
+    profiles: &[Arc<Profile>],
+    facts: &Values,
+    secrets: &Secrets,
+) -> Result<Option<Configured>, Problem> {
     let mut merged = Merged::default();
     profiles.iter().for_each(|p| merged.add(p.name(), &p.document));
     if profiles.is_empty() {
         return Ok(None);
     }
-    let config = resolve(&merged, Some(facts))?;
+    let (config, used) = resolve(&merged, Some(facts), secrets)?;
     let digest = digest(&config);
-    Ok(Some(Configured { config, digest, profiles: profiles.iter().map(|p| p.name().to_owned()).collect() }))
+    let profiles = profiles.iter().map(|p| p.name().to_owned()).collect();
+    Ok(Some(Configured { config, digest, profiles, secrets: used }))
 }
 
 /// Checks a document as far as it can be without a machine.
 pub fn check(profile: &str, document: &Document) -> Result<(), Problem> {
-    let texts = Texts::new(profile, None);
+    let texts = Texts::new(profile, None, &Secrets::Hidden);
     let twice = |kind: &str, keys: Vec<&str>| {
         let mut seen = BTreeSet::new();
         match keys.into_iter().find(|key| !seen.insert(*key)) {
@@ -152,11 +159,16 @@ pub fn check(profile: &str, document: &Document) -> Result<(), Problem> {
     twice("network", document.networks.iter().map(|n| n.name.as_str()).collect())?;
     let mut merged = Merged::default();
     merged.add(profile, document);
-    resolve(&merged, None).map(drop)
+    resolve(&merged, None, &Secrets::Hidden).map(drop)
 }
 
-fn resolve(merged: &Merged<'_>, facts: Option<&Values>) -> Result<MachineConfig, Problem> {
-    let texts = |profile| Texts::new(profile, facts);
+fn resolve(
+    merged: &Merged<'_>,
+    facts: Option<&Values>,
+    secrets: &Secrets,
+) -> Result<(MachineConfig, BTreeSet<String>), Problem> {
+    let mut used = BTreeSet::new();
+    let texts = |profile| Texts::new(profile, facts, secrets);
     let mut config = MachineConfig::default();
     if let Some((profile, hostname)) = merged.hostname {
         config.hostname = Some(texts(profile).put_in("hostname", hostname, check::hostname)?);
@@ -176,10 +188,14 @@ fn resolve(merged: &Merged<'_>, facts: Option<&Values>) -> Result<MachineConfig,
         config.groups.push(GroupConfig { name: group.name.clone(), gid: group.gid });
     }
     for (profile, user) in merged.users.values() {
-        config.users.push(self::user(user, &texts(profile))?);
+        let texts = texts(profile);
+        config.users.push(self::user(user, &texts)?);
+        used.extend(texts.used());
     }
     for (profile, file) in merged.files.values() {
-        config.files.push(self::file(file, &texts(profile))?);
+        let texts = texts(profile);
+        config.files.push(self::file(file, &texts)?);
+        used.extend(texts.used());
     }
     for (profile, network) in merged.networks.values() {
         let texts = texts(profile);
@@ -187,10 +203,14 @@ fn resolve(merged: &Merged<'_>, facts: Option<&Values>) -> Result<MachineConfig,
         config.files.push(network::file(network, &texts)?);
     }
     if let Some((profile, cloud_init)) = merged.cloud_init {
-        config.files.extend(self::cloud_init(cloud_init, &texts(profile))?);
+        let texts = texts(profile);
+        config.files.extend(self::cloud_init(cloud_init, &texts)?);
+        used.extend(texts.used());
     }
     if let Some((profile, ignition)) = merged.ignition {
-        let content = texts(profile).put_in("ignition, config", &ignition.config, check::ignition)?;
+        let texts = texts(profile);
+        let content = texts.put_in_secrets("ignition, config", &ignition.config, check::ignition)?;
+        used.extend(texts.used());
         config.files.push(private(IGNITION, content));
     }
     for (profile, volume) in merged.volumes.values() {
@@ -207,7 +227,7 @@ fn resolve(merged: &Merged<'_>, facts: Option<&Values>) -> Result<MachineConfig,
         );
         return Err(texts(profile).problem("", what));
     }
-    Ok(config)
+    Ok((config, used))
 }
 
 /// Two volumes on one file system would be one disk at two places.
@@ -217,7 +237,8 @@ fn one_label_each(config: &MachineConfig, merged: &Merged<'_>) -> Result<(), Pro
         if let Some(other) = seen.insert(&volume.label, &volume.mount) {
             let profile = merged.volumes.get(volume.mount.as_str()).map_or("", |(profile, _)| profile);
             let what = format!("volume {other} has the label {} as well", volume.label);
-            return Err(Texts::new(profile, None).problem(&format!("volume {}, label", volume.mount), what));
+            return Err(Texts::new(profile, None, &Secrets::Hidden)
+                .problem(&format!("volume {}, label", volume.mount), what));
         }
     }
     Ok(())
@@ -235,13 +256,13 @@ fn user(user: &User, texts: &Texts<'_>) -> Result<UserConfig, Problem> {
         }
     }
     let password_hash = match &user.password_hash {
-        Some(hash) => Some(texts.put_in(&place("password_hash"), hash, check::password_hash)?),
+        Some(hash) => Some(texts.put_in_secrets(&place("password_hash"), hash, check::password_hash)?),
         None => None,
     };
     let mut ssh_keys = None;
     for key in user.ssh_keys.iter().flatten() {
         let lines: &mut Vec<String> = ssh_keys.get_or_insert_default();
-        let text = texts.put_in(&place("ssh_keys"), key.trim(), |k| {
+        let text = texts.put_in_secrets(&place("ssh_keys"), key.trim(), |k| {
             if k.trim().is_empty() { Ok(()) } else { check::ssh_key(k.trim()) }
         })?;
         if !text.trim().is_empty() {
@@ -266,14 +287,20 @@ fn file(file: &File, texts: &Texts<'_>) -> Result<FileConfig, Problem> {
     let mode = texts.check(&place("mode"), check::mode(&file.mode))?;
     texts.check(&place("owner"), check::owner(&file.owner))?;
     texts.check(&place("group"), check::owner(&file.group))?;
-    let content = match (&file.content, &file.template) {
-        (Some(content), None) => content.clone(),
-        (None, Some(template)) => texts.put_in(&place("template"), template, |_| Ok(()))?,
-        (Some(_), Some(_)) => {
-            return Err(texts.problem(&place("content"), "it has a template as well: choose one"));
+    let content = match (&file.content, &file.template, &file.secret) {
+        (Some(content), None, None) => content.clone(),
+        (None, Some(template), None) => texts.put_in_secrets(&place("template"), template, |_| Ok(()))?,
+        (None, None, Some(secret)) => texts.put_secret(&place("secret"), secret)?,
+        (None, None, None) => {
+            return Err(
+                texts.problem(&place("content"), "it is missing: write `content`, `template` or `secret`")
+            );
         }
-        (None, None) => {
-            return Err(texts.problem(&place("content"), "it is missing: write `content` or `template`"));
+        _ => {
+            return Err(texts.problem(
+                &place("content"),
+                "it has several of `content`, `template` and `secret`: choose one",
+            ));
         }
     };
     Ok(FileConfig {
@@ -294,7 +321,7 @@ fn cloud_init(seed: &CloudInit, texts: &Texts<'_>) -> Result<Vec<FileConfig>, Pr
     let fits = |_: &str| Ok(());
     let mut files = Vec::new();
     let mut put = |name: &str, place: &str, text: &str, check: fn(&str) -> Result<(), String>| {
-        let content = texts.put_in(&format!("cloud_init, {place}"), text, check)?;
+        let content = texts.put_in_secrets(&format!("cloud_init, {place}"), text, check)?;
         files.push(private(&format!("{NOCLOUD}/{name}"), content));
         Ok(())
     };

@@ -2,9 +2,13 @@
 //! facts can be reached.
 
 use super::Problem;
-use crate::model::{Image, Machine, nearest};
-use minijinja::{Environment, Error, UndefinedBehavior, Value, syntax::SyntaxConfig};
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use crate::model::{Image, Machine, Secret, nearest};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// Work that one text may cost: one for each step, and for each 64 bytes that are made.
 const FUEL: u64 = 100_000;
@@ -16,6 +20,16 @@ const NAMES: [&str; 14] = [
     "mac", "macs", "hostname", "name", "rack", "label", "arch", "firmware", "product", "serial", "uuid",
     "address", "image", "facts",
 ];
+
+/// What secrets become in texts.
+#[derive(Clone, Default)]
+pub enum Secrets {
+    /// `<secret:NAME>`: for everybody but the machine itself.
+    #[default]
+    Hidden,
+    /// Their values, by name.
+    Known(Arc<BTreeMap<String, Secret>>),
+}
 
 /// What is known of a machine and its boot, by name. What isn't known is missing.
 #[derive(Clone, Debug, Default)]
@@ -65,11 +79,14 @@ pub struct Texts<'a> {
     profile: &'a str,
     facts: Option<&'a Values>,
     environment: Environment<'static>,
+    hidden: bool,
+    /// Names of secrets that texts asked for.
+    used: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl<'a> Texts<'a> {
     /// For the texts of this profile.
-    pub fn new(profile: &'a str, facts: Option<&'a Values>) -> Texts<'a> {
+    pub fn new(profile: &'a str, facts: Option<&'a Values>, secrets: &Secrets) -> Texts<'a> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         // A file's last line end is the operator's. The usual delimiters can always be built.
@@ -81,7 +98,15 @@ impl<'a> Texts<'a> {
         // Names the unknown value in errors. What it shows on request is not for files.
         environment.set_debug(true);
         environment.remove_global("debug");
-        Texts { profile, facts, environment }
+        let used = Arc::new(Mutex::new(BTreeSet::new()));
+        let (noted, known) = (used.clone(), secrets.clone());
+        environment.add_function("secret", move |name: String| {
+            let value = secret(&name, &known);
+            noted.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+            value
+        });
+        let hidden = matches!(secrets, Secrets::Hidden);
+        Texts { profile, facts, environment, hidden, used }
     }
 
     /// An error at `place`.
@@ -94,8 +119,35 @@ impl<'a> Texts<'a> {
         checked.map_err(|what| self.problem(place, what))
     }
 
-    /// `text` with facts put in, checked. Without facts a template is given back as it stands.
+    /// The secrets that were asked for so far.
+    pub fn used(&self) -> BTreeSet<String> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A secret by its name alone.
+    pub fn put_secret(&self, place: &str, name: &str) -> Result<String, Problem> {
+        self.put_in_secrets(place, &format!("{{{{ secret({name:?}) }}}}"), |_| Ok(()))
+    }
+
+    /// `text` with facts put in, checked, where others may see it: no secrets. Without facts a template is given back as it stands.
     pub fn put_in(
+        &self,
+        place: &str,
+        text: &str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Result<String, Problem> {
+        let before = self.used();
+        let put = self.put_in_secrets(place, text, check);
+        if self.used() != before {
+            return Err(
+                self.problem(place, "a secret can't be used here, where it would be seen: use it in a file")
+            );
+        }
+        put
+    }
+
+    /// The same with secrets, where only the machine sees it.
+    pub fn put_in_secrets(
         &self,
         place: &str,
         text: &str,
@@ -121,16 +173,40 @@ impl<'a> Texts<'a> {
                 None => Ok(text.to_owned()),
             };
         };
-        let rendered = template.render(facts.0.clone()).map_err(|e| wrong(&e))?;
-        self.check(place, check(&rendered))?;
-        Ok(rendered)
+        let before = self.used().len();
+        let rendered = template.render(facts.0.clone());
+        let has_secrets = self.used().len() > before;
+        let rendered = rendered.map_err(|e| match has_secrets && !self.hidden {
+            // What went wrong may say what the secret is.
+            true => self.problem(place, "the template can't be filled with the secrets that it uses"),
+            false => wrong(&e),
+        })?;
+        match check(&rendered) {
+            Ok(()) => Ok(rendered),
+            // Only the secret's value can be judged.
+            Err(_) if has_secrets && self.hidden => Ok(rendered),
+            Err(_) if has_secrets => Err(self.problem(place, "it can't be what the secret makes of it")),
+            Err(what) => Err(self.problem(place, what)),
+        }
+    }
+}
+
+fn secret(name: &str, secrets: &Secrets) -> Result<String, Error> {
+    match secrets {
+        Secrets::Hidden => Ok(format!("<secret:{name}>")),
+        Secrets::Known(known) => {
+            let value = known.get(name).map(|secret| std::str::from_utf8(secret.expose()));
+            let missing = || Error::new(ErrorKind::InvalidOperation, format!("there is no secret {name}"));
+            let no_text = || Error::new(ErrorKind::InvalidOperation, format!("secret {name} is no text"));
+            value.ok_or_else(missing)?.map(str::to_owned).map_err(|_| no_text())
+        }
     }
 }
 
 /// What is wrong, with the line of the template where it is.
 fn words(e: &Error, text: &str) -> String {
     let what = match e.kind() {
-        minijinja::ErrorKind::OutOfFuel => "it costs too much work, or becomes too long".to_owned(),
+        ErrorKind::OutOfFuel => "it costs too much work, or becomes too long".to_owned(),
         kind => match e.detail() {
             Some(detail) => format!("{kind}: {detail}"),
             None => kind.to_string(),

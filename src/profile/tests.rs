@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 use super::*;
-use crate::model::{Arch, BlobRef, Digest, Image, Mac, Machine, Manifest};
+use crate::model::{Arch, BlobRef, Digest, Image, Mac, Machine, Manifest, Secret};
 use proptest::prelude::*;
 
 fn image() -> Image {
@@ -36,7 +36,8 @@ fn made(profiles: Vec<Profile>) -> Result<Option<Configured>, Problem> {
     let mut all = Profiles::default();
     profiles.into_iter().for_each(|p| all.put(Arc::new(p)));
     let machine = machine();
-    render(&all.of(&machine), &Values::new(&machine, Some(&image()), Some([198, 18, 0, 9].into())))
+    let values = Values::new(&machine, Some(&image()), Some([198, 18, 0, 9].into()));
+    render(&all.of(&machine), &values, &Secrets::Hidden)
 }
 
 fn one(document: &str) -> Result<Configured, Problem> {
@@ -210,6 +211,43 @@ fn what_a_machine_lacks_is_named_with_the_line() {
     assert!(said.contains("hostname: `a1_` can't be a host name"), "checked again with facts: {said}");
     let said = one("kernel_args = ['x={{ label }}']").unwrap_err().to_string();
     assert!(said.contains("kernel_args"), "{said}");
+}
+
+#[test]
+fn secrets_are_hidden_but_from_their_machine_and_only_where_nobody_else_looks() {
+    let document = r#"
+[[user]]
+name = "ops"
+password_hash = "{{ secret('ops-' ~ hostname) }}"
+[[file]]
+path = "/etc/db.conf"
+mode = "0600"
+template = "password={{ secret('db') | upper }}\n"
+[[file]]
+path = "/etc/key"
+secret = "key"
+"#;
+    let hidden = one(document).unwrap();
+    let contents = |c: &Configured| c.config.files.iter().map(|f| f.content.clone()).collect::<Vec<_>>();
+    assert_eq!(contents(&hidden), ["password=<SECRET:DB>\n", "<secret:key>"]);
+    assert_eq!(hidden.secrets.iter().map(String::as_str).collect::<Vec<_>>(), ["db", "key", "ops-db7"]);
+    let profiles = [Arc::new(profile("p", "all", 0, document).unwrap())];
+    let (machine, image) = (machine(), image());
+    let values = Values::new(&machine, Some(&image), None);
+    let known = |hash: &str| {
+        let all = [("db", "hush"), ("key", "k3y"), ("ops-db7", hash)];
+        let all = all.map(|(name, value)| (name.to_owned(), Secret::new(value.as_bytes().to_vec())));
+        render(&profiles, &values, &Secrets::Known(Arc::new(all.into()))).map(Option::unwrap)
+    };
+    let got = known("$6$salt$0123456789abcdef").unwrap();
+    assert_eq!(contents(&got), ["password=HUSH\n", "k3y"]);
+    assert_eq!(got.config.users[0].password_hash.as_deref(), Some("$6$salt$0123456789abcdef"));
+    let said = known("hunter2").unwrap_err().to_string();
+    assert!(said.contains("user ops, password_hash") && !said.contains("hunter2"), "{said}");
+    for elsewhere in ["hostname = \"{{ secret('x') }}\"", "kernel_args = [\"x={{ secret('x') }}\"]"] {
+        let said = one(elsewhere).unwrap_err().to_string();
+        assert!(said.contains("a secret can't be used here"), "{said}");
+    }
 }
 
 #[test]

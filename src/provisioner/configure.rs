@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     model::{
-        AttemptConfig, AttemptId, BootAttempt, Digest, Image, Mac, Machine, MachineConfig, Millis, Stage,
-        wire::Alarm,
+        AttemptConfig, AttemptId, BootAttempt, Digest, Image, Mac, Machine, MachineConfig, Millis,
+        SealedSecret, Secret, Stage, wire::Alarm,
     },
-    profile::{self, Configured, Problem, Profile, Values},
-    store::db::Commit,
+    profile::{self, Configured, Problem, Profile, Secrets, Values},
+    store::{db::Commit, vault::VaultError},
 };
 use serde::Serialize;
 use std::{
@@ -53,11 +53,16 @@ impl Inputs {
 
     /// The whole configuration, whatever of it the image can take.
     pub fn whole(&self) -> Result<Option<Configured>, Problem> {
-        profile::render(&self.profiles, &self.values)
+        profile::render(&self.profiles, &self.values, &Secrets::Hidden)
     }
 
     fn has_volumes(&self) -> bool {
         self.whole().is_ok_and(|whole| whole.is_some_and(|c| !c.config.volumes.is_empty()))
+    }
+
+    /// With the values of its secrets: for the machine alone.
+    fn opened(&self, secrets: BTreeMap<String, Secret>) -> Result<Option<Configured>, Problem> {
+        profile::render(&self.profiles, &self.values, &Secrets::Known(Arc::new(secrets)))
     }
 
     /// What reaches the machine: an initramfs of the image's own takes kernel arguments alone.
@@ -88,6 +93,14 @@ impl Configs {
     }
 }
 
+/// A configuration that is to be given out, and the secrets that are still to be put into it.
+struct Ready {
+    digest: Digest,
+    config: MachineConfig,
+    inputs: Arc<Inputs>,
+    secrets: Vec<SealedSecret>,
+}
+
 /// What a machine is sent.
 #[derive(Serialize)]
 struct Sent<'a> {
@@ -113,12 +126,26 @@ impl State {
                     "its configuration has volumes, and {tag} brings its own initramfs, which mounts none"
                 )
             }
+            Ok(Some(configured)) if self.lacks_secret(&configured).is_some() => {
+                format!(
+                    "its configuration can't be made: {}",
+                    self.lacks_secret(&configured).unwrap_or_default()
+                )
+            }
             Ok(configured) => return configured.map(|c| (inputs, c)),
             Err(problem) => format!("its configuration can't be made: {problem}"),
         };
         answer.refused = Some(refused);
         answer.image = None;
         None
+    }
+}
+
+impl State {
+    /// The secret that a configuration names and that isn't there, in words.
+    pub fn lacks_secret(&self, configured: &Configured) -> Option<String> {
+        let missing = configured.secrets.iter().find(|name| !self.secrets.contains_key(*name))?;
+        Some(format!("there is no secret {missing} (`pristine secret set {missing}`)"))
     }
 }
 
@@ -130,10 +157,24 @@ impl Provisioner {
         peer: Ipv4Addr,
         query: ConfigQuery,
     ) -> Result<Vec<u8>, ConfigError> {
-        let (sent, commit) = self.config_locked(token, peer, &query)?;
+        let (ready, commit) = self.config_locked(token, peer, &query)?;
         // On disk before it leaves: after a restart it must not go to somebody else.
         commit.await?;
-        Ok(sent)
+        let Some(Ready { digest, config, inputs, secrets }) = ready else {
+            return json(&Sent { digest: Digest::of(b""), config: &MachineConfig::default() });
+        };
+        if secrets.is_empty() {
+            return json(&Sent { digest, config: &config });
+        }
+        let vault = self.0.vault.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let open = |sealed: SealedSecret| Ok((sealed.name.clone(), vault.open(&sealed)?));
+            let secrets = secrets.into_iter().map(open).collect::<Result<_, VaultError>>();
+            let opened = inputs.opened(secrets.map_err(|e| ConfigError::Secrets(e.to_string()))?);
+            let opened = opened.map_err(|problem| ConfigError::Secrets(problem.to_string()))?;
+            json(&Sent { digest, config: &opened.map(|c| c.config).unwrap_or_default() })
+        });
+        opened.await.map_err(|e| ConfigError::Secrets(e.to_string()))?
     }
 
     fn config_locked(
@@ -141,7 +182,7 @@ impl Provisioner {
         token: &str,
         peer: Ipv4Addr,
         query: &ConfigQuery,
-    ) -> Result<(Vec<u8>, Commit), ConfigError> {
+    ) -> Result<(Option<Ready>, Commit), ConfigError> {
         let fits = query.nonce.len() == 32 && query.nonce.bytes().all(|b| b.is_ascii_hexdigit());
         if !fits {
             return Err(ConfigError::BadNonce);
@@ -160,8 +201,7 @@ impl Provisioner {
         from_its_own_address(state, attempt.mac, peer, now)
             .map_err(|e| ConfigError::NotItsAddress(e.to_string()))?;
         let Some(promised) = &attempt.config else {
-            let none = Sent { digest: Digest::of(b""), config: &MachineConfig::default() };
-            return Ok((json(&none)?, self.hand_on(&locked, fx)));
+            return Ok((None, self.hand_on(&locked, fx)));
         };
         let nonce_hash = Digest::of(query.nonce.as_bytes());
         if promised.nonce_hash.is_some_and(|first| first != nonce_hash) {
@@ -179,7 +219,11 @@ impl Provisioner {
         let configured = configured
             .filter(|c| c.digest == promised.digest)
             .ok_or_else(|| ConfigError::Changed("it is another one now".to_owned()))?;
-        let sent = json(&Sent { digest: configured.digest, config: &configured.config })?;
+        if let Some(missing) = state.lacks_secret(&configured) {
+            return Err(ConfigError::Secrets(missing));
+        }
+        let secrets = configured.secrets.iter().filter_map(|name| state.secrets.get(name).cloned()).collect();
+        let ready = Ready { digest: configured.digest, config: configured.config, inputs, secrets };
         if promised.nonce_hash.is_none() {
             let taken =
                 AttemptConfig { delivered: Some(now), nonce_hash: Some(nonce_hash), ..promised.clone() };
@@ -189,7 +233,7 @@ impl Provisioner {
                 true
             });
         }
-        Ok((sent, self.hand_on(&locked, fx)))
+        Ok((Some(ready), self.hand_on(&locked, fx)))
     }
 
     /// What the configuration of a boot would be made of now.

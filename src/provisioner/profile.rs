@@ -120,6 +120,9 @@ impl Provisioner {
         let whole = inputs.whole().map_err(|problem| CommandError::Conflict(problem.to_string()))?;
         let tag = image.manifest.tag.clone();
         let Some(configured) = whole else { return Ok(ConfigView::none(machine.mac, tag)) };
+        if let Some(missing) = state.lacks_secret(&configured) {
+            return Err(CommandError::Conflict(missing));
+        }
         let own = !image.manifest.native && !configured.config.is_empty();
         let left_out = own.then(|| {
             format!("{tag} brings its own initramfs, which takes no configuration: of this only the kernel arguments reach the machine")
@@ -153,9 +156,16 @@ impl Provisioner {
             let image = images.entry(digest).or_insert_with(|| self.0.images.get(digest).ok().flatten());
             let Some(image) = image else { continue };
             let inputs = Inputs::new(candidates.of(&machine), &machine, image, None);
-            inputs.whole().map_err(|problem| {
+            let whole = inputs.whole().map_err(|problem| problem.to_string());
+            let whole = whole.and_then(|whole| match whole.and_then(|c| self.state().lacks_secret(&c)) {
+                Some(missing) => Err(format!("profile {}: {missing}", profile.name())),
+                None => Ok(()),
+            });
+            whole.map_err(|why| {
                 let name = machine.name();
-                CommandError::Bad(format!("{problem}\n  This is so for machine {name}, which would not boot any more: nothing was changed"))
+                CommandError::Bad(format!(
+                    "{why}\n  This is so for machine {name}, which would not boot any more: nothing was changed"
+                ))
             })?;
         }
         Ok(())

@@ -251,6 +251,9 @@ pub enum ConfigError {
         "the configuration of this boot was changed after its boot script was made ({0}): the machine must start over to get the new one"
     )]
     Changed(String),
+    /// 409: its secrets can't be put into it.
+    #[error("the secrets of this machine's configuration can't be given out: {0}")]
+    Secrets(String),
     /// 503: it could not be made durable; ask again.
     #[error("the delivery could not be recorded: {0}")]
     NotSaved(#[from] DbError),

@@ -19,6 +19,11 @@ owner = "ops"
 group = "ops"
 template = "{{ label.role }} of {{ image.tag }} at {{ address }}\n"
 
+[[file]]
+path = "/etc/db-password"
+mode = "0600"
+secret = "db-password"
+
 [[volume]]
 mount = "/var/lib/db"
 label = "db-data"
@@ -40,8 +45,13 @@ fn a_machine_gets_its_configuration_and_keeps_its_data_over_three_images() {
     let spec = Spec { disk: Some(disk), ..Spec::new(1, Firmware::Bios) };
     let mac = spec.mac.to_string();
     site.lab.cli(&["machine", "set", &mac, "--hostname", "db7", "--label", "role=db"]).unwrap();
+    std::fs::write(at("password"), "hunter2").unwrap();
+    let password = at("password").to_string_lossy().into_owned();
+    site.lab.cli(&["secret", "set", "db-password", "--file", &password]).unwrap();
     let file = at("db.toml").to_string_lossy().into_owned();
     site.lab.cli(&["profile", "set", "db", "--select", "label.role=db", &file]).unwrap();
+    let shown = site.lab.cli(&["machine", "render", "db7"]).unwrap_or_default();
+    assert!(!shown.contains("hunter2"), "{shown}");
     let mut vm = site.lab.power_on(spec).unwrap();
     let mut before = BTreeSet::new();
     for (nth, tag) in (1..).zip(["tiny:1", "tiny:2", "tiny:3"]) {
@@ -58,6 +68,7 @@ fn a_machine_gets_its_configuration_and_keeps_its_data_over_three_images() {
         assert_eq!(run("cat /etc/pristine-image; hostname; cat /etc/hostname"), format!("{tag}\ndb7\ndb7"));
         let role = run("cat /etc/role");
         assert!(role.starts_with(&format!("db of {tag} at 198.18.0.")), "{role}");
+        assert_eq!(run("cat /etc/db-password"), "hunter2");
         let words = run("stat -c '%a %U %n' /etc/role /home/ops/.ssh/authorized_keys /var/lib/db");
         let wanted = "600 ops /etc/role\n600 ops /home/ops/.ssh/authorized_keys\n750 ops /var/lib/db";
         assert_eq!(words, wanted);
@@ -80,5 +91,7 @@ fn a_machine_gets_its_configuration_and_keeps_its_data_over_three_images() {
         before = site.lab.follow().so_far(vm.spec().mac);
     }
     let console = vm.console().text();
+    let log = std::fs::read_to_string(site.lab.service().log_path()).unwrap();
+    assert!(!log.contains("hunter2"), "a secret in the log");
     assert_eq!(console.matches("is blank, making ext4 on it").count(), 1, "made once, then found");
 }

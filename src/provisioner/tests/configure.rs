@@ -1,7 +1,7 @@
 //! Configurations: fixed with the script, given out once, never another machine's.
 
 use super::*;
-use crate::model::MachineConfig;
+use crate::model::{MachineConfig, Secret};
 
 const NONCE: &str = "00112233445566778899aabbccddeeff";
 
@@ -113,4 +113,27 @@ async fn an_initramfs_that_is_not_pristines_gets_kernel_arguments_and_no_promise
     let script = w.script(1, peer).await.unwrap();
     assert!(script.contains(" hugepages=8") && !script.contains("pristine.config"), "{script}");
     assert!(w.prov.rendered(M).unwrap().left_out.unwrap().contains("live:1 brings its own initramfs"));
+}
+
+#[tokio::test]
+async fn secrets_reach_their_machine_and_nothing_else() {
+    let w = world("x").await;
+    let peer = w.lease(1, PXE).await.unwrap();
+    w.script(1, peer).await.unwrap();
+    let text = r#"{{ secret("db") }}"#;
+    let said = set(&w, text).await.unwrap_err().to_string();
+    assert!(said.contains("there is no secret db") && said.contains(M), "{said}");
+    w.prov.set_secret("db", Secret::new(b"hunter2".to_vec())).await.unwrap();
+    set(&w, text).await.unwrap();
+    let rendered = w.prov.rendered(M).unwrap();
+    assert_eq!(rendered.config.files[0].content, "<secret:db>");
+    let token = token_of(&w.script(1, peer).await.unwrap());
+    let config = ask(&w, &token, peer, NONCE).await.unwrap();
+    assert_eq!(config.files[0].content, "hunter2");
+    assert_eq!(w.last().config.unwrap().digest, rendered.digest.unwrap(), "the record names what is shown");
+    assert!(!serde_json::to_string(&w.prov.attempts(None, 10)).unwrap().contains("hunter2"));
+    w.prov.remove_secret("db").await.unwrap();
+    let gone = ask(&w, &token, peer, NONCE).await;
+    assert!(matches!(gone, Err(ConfigError::Secrets(_))), "{gone:?}");
+    assert!(w.prov.explain(M).unwrap().refused.unwrap().contains("no secret db"));
 }
