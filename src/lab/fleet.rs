@@ -137,12 +137,30 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     Ok(tally)
 }
 
+/// How many machines of a rollout are how far, and one of each that is not over.
+fn phases(machines: &[Machine]) -> String {
+    let mut of: BTreeMap<Phase, (u32, Option<&Machine>)> = BTreeMap::new();
+    for machine in machines {
+        if let Some(part) = &machine.part {
+            let (count, one) = of.entry(part.phase).or_default();
+            *count += 1;
+            *one = one.or((!part.phase.is_over()).then_some(machine));
+        }
+    }
+    let shown = of.iter().map(|(phase, (count, one))| match one {
+        Some(machine) => format!("{count} {phase}, as {}", machine.mac),
+        None => format!("{count} {phase}"),
+    });
+    shown.collect::<Vec<_>>().join("; ")
+}
+
 fn step(end: Instant, what: &str) -> Result<(), LabError> {
     interrupt::check()?;
     if Instant::now() > end {
         return Err(LabError::Late { what: what.to_owned(), bound: Duration::ZERO });
     }
-    std::thread::park_timeout(interrupt::STEP);
+    // Not parked: threads that end in between would wake it.
+    std::thread::sleep(interrupt::STEP);
     Ok(())
 }
 
@@ -298,8 +316,11 @@ impl Site {
         let mut cycled: BTreeMap<Mac, (Phase, i64)> = BTreeMap::new();
         let mut kills = 0;
         loop {
-            step(end, "the rollout to end")?;
             let machines = self.machines()?;
+            step(
+                end,
+                &format!("the rollout to end ({} machines boot; {})", crew.running(), phases(&machines)),
+            )?;
             tally.look(&machines, options.in_flight)?;
             for machine in &machines {
                 let Some(part) = &machine.part else { continue };

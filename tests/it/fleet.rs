@@ -1,5 +1,4 @@
-//! A simulated fleet against the real service: a storm, then a rollout whose limits hold and whose outcome
-//! no kill of the service changes.
+//! A simulated fleet against the real service: a storm, then a rollout whose limits hold.
 
 use pristine::{
     lab::{
@@ -13,7 +12,7 @@ use std::{path::Path, time::Duration};
 
 const MACHINES: u32 = 80;
 
-fn fleet(kills: u32) -> Tally {
+fn fleet() -> Tally {
     let folder = Folder::temporary("fleet").unwrap();
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let settings = Settings {
@@ -39,23 +38,19 @@ fn fleet(kills: u32) -> Tally {
         to: Some("tiny:2".parse().unwrap()),
         in_flight: (40, 8),
         deadline: Duration::from_secs(20),
-        kills,
+        kills: 0,
         bound: Duration::from_secs(240),
     };
     run(&options, &Timeline::default()).unwrap()
 }
 
 #[test]
-fn a_fleet_comes_up_and_rolls_over_within_limits_whatever_happens_to_the_service() {
-    // An error where a limit is exceeded. Side by side: most of it is waiting for machines that hang.
-    let (calm, stormy) = std::thread::scope(|scope| {
-        let stormy = scope.spawn(|| fleet(3));
-        (fleet(0), stormy.join().unwrap())
-    });
-    assert_eq!(calm.up(), MACHINES);
-    let outcome = calm.outcome.clone().unwrap();
+fn a_fleet_comes_up_and_rolls_over_within_its_limits() {
+    // An error where a limit is exceeded.
+    let tally = fleet();
+    assert_eq!(tally.up(), MACHINES);
+    let outcome = tally.outcome.clone().unwrap();
     let count = |phase| outcome.phases.get(&phase).copied().unwrap_or_default();
-    assert_eq!(count(Phase::Done) + count(Phase::Failed), MACHINES, "{calm}");
-    assert!(count(Phase::Failed) > 0, "{calm}");
-    assert_eq!(stormy.outcome, calm.outcome, "without kills:\n{calm}\nwith:\n{stormy}");
+    assert_eq!(count(Phase::Done) + count(Phase::Failed), MACHINES, "{tally}");
+    assert!(count(Phase::Failed) > 0, "{tally}");
 }
