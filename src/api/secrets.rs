@@ -1,6 +1,6 @@
 //! Secrets: set, listed, removed. No route gives a value back.
 
-use super::{Refusal, router::Api};
+use super::{Refusal, by::Ordered, router::Api};
 use crate::model::{Secret, wire::SecretView};
 use axum::{
     Json,
@@ -14,14 +14,14 @@ pub async fn list(State(api): State<Api>) -> Json<Vec<SecretView>> {
 }
 
 pub async fn set(
-    State(api): State<Api>,
+    Ordered(provisioner): Ordered,
     Path(name): Path<String>,
     value: Bytes,
 ) -> Result<Json<SecretView>, Refusal> {
-    Ok(Json(api.provisioner().set_secret(&name, Secret::new(value.into())).await?))
+    Ok(Json(provisioner.set_secret(&name, Secret::new(value.into())).await?))
 }
 
-pub async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
-    api.provisioner().remove_secret(&name).await?;
+pub async fn remove(Ordered(provisioner): Ordered, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+    provisioner.remove_secret(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -54,6 +54,7 @@ pub fn about(about: &About, name: Option<&str>) -> String {
         (About::Machine(mac), None) => format!("machine {mac}"),
         (About::Rule(name), _) => format!("rule {name}"),
         (About::Profile(name), _) => format!("profile {name}"),
+        (About::Secret(name), _) => format!("secret {name}"),
         (About::Rollout(name), _) => format!("rollout {name}"),
     }
 }

@@ -1,6 +1,6 @@
 //! `pristine power`: how a machine is switched on and off, and doing it.
 
-use super::{Context, Failure, Outcome, text};
+use super::{Context, Failure, Outcome, text, why::Why};
 use crate::{
     client::Client,
     model::{
@@ -29,6 +29,8 @@ Examples:
         machine: String,
         /// SHA-256 of the certificate, as the BMC's own pages or `openssl x509 -fingerprint -sha256` say it
         fingerprint: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Ask a machine's BMC whether it is on
     Status {
@@ -90,6 +92,8 @@ pub struct Set {
     /// From where it boots once it is made to
     #[arg(long, default_value = "pxe", requires = "redfish")]
     boot: Boot,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// The same as [`BootOnce`], for people.
@@ -106,10 +110,12 @@ impl Command {
         let client = context.client()?;
         let (machine, action) = match self {
             Command::Set(set) => {
-                let machine = client.set_power(&set.machine, &set.power()?)?;
+                let machine = set.why.client(context)?.set_power(&set.machine, &set.power()?)?;
                 return context.show(&machine, || said(&machine));
             }
-            Command::Pin { machine, fingerprint } => return pin(context, &client, &machine, fingerprint),
+            Command::Pin { machine, fingerprint, why } => {
+                return pin(context, &why.client(context)?, &machine, fingerprint);
+            }
             Command::Status { machine } => {
                 let status = client.power_status(&machine)?;
                 return context.show(&status, || shown(&status));

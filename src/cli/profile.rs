@@ -1,6 +1,6 @@
 //! `pristine profile`: what machines get besides their image.
 
-use super::{Context, Failure, Outcome, context::print, table::Table, text, why::Why};
+use super::{Context, Outcome, context::print, fleet, table::Table, text, why::Why};
 use crate::model::{
     UserConfig, VolumeConfig,
     wire::{ConfigView, ProfileView},
@@ -37,7 +37,7 @@ pub struct Set {
     /// Which machines, as in 'rack=a1 and not label.role=db'
     #[arg(long, value_name = "SELECTOR")]
     select: String,
-    /// The document (TOML, docs/machine-configuration.md)
+    /// The document (TOML, docs/machine-configuration.md); - for standard input
     file: PathBuf,
     #[command(flatten)]
     why: Why,
@@ -56,8 +56,7 @@ impl Command {
                 context.show(&profile, || document)
             }
             Command::Set(set) => {
-                let document = std::fs::read_to_string(&set.file)
-                    .map_err(|e| Failure::Usage(format!("can't read {}: {e}", set.file.display())))?;
+                let document = fleet::read(&set.file)?;
                 let profile = set.why.client(context)?.set_profile(&set.name, &set.select, &document)?;
                 context.show(&profile, || said(&profile))
             }

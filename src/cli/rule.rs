@@ -1,9 +1,12 @@
 //! `pristine rule`: what the machines that a selector picks boot.
 
 use super::{Context, Outcome, pin::words, table::Table, text, why::Why};
-use crate::model::{
-    BootTarget,
-    wire::{Assigned, RuleView},
+use crate::{
+    fleet::KEYS,
+    model::{
+        BootTarget,
+        wire::{Assigned, RuleView},
+    },
 };
 use clap::{Args, Subcommand};
 
@@ -13,7 +16,7 @@ pub enum Command {
     /// Every rule, in the order in which they are asked: most conditions first, then the oldest
     List,
     /// Set a rule, or replace the one of that name
-    #[command(after_help = SELECTORS)]
+    #[command(after_help = selectors())]
     Set(Set),
     /// Remove a rule: its machines get what the next rule or the default says
     Rm {
@@ -24,13 +27,18 @@ pub enum Command {
     },
 }
 
-const SELECTORS: &str = "\
+fn selectors() -> String {
+    format!(
+        "\
 Selectors:
   rack = a1 and arch = x86_64 and not label.role = db
   rack in (a1, a2) or hostname = web-*
   has label.gpu and product = \"*PowerEdge R6*\"
   all
-Keys: mac, hostname, rack, arch, firmware (bios or uefi), product, serial, uuid, label.NAME";
+Keys: {} (firmware is bios or uefi)",
+        KEYS.join(", ")
+    )
+}
 
 /// What to set.
 #[derive(Debug, Args)]

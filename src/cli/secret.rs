@@ -1,6 +1,6 @@
 //! `pristine secret`: values go in, and none comes out.
 
-use super::{Context, Failure, Outcome, password, table::Table, text};
+use super::{Context, Failure, Outcome, password, table::Table, text, why::Why};
 use crate::{
     model::{Secret, wire::SecretView},
     provisioner::MAX_SECRET,
@@ -28,6 +28,8 @@ Examples:
     Rm {
         /// Its name
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -39,6 +41,8 @@ pub struct Set {
     /// Take the value from this file, all of it
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Command {
@@ -50,14 +54,14 @@ impl Command {
             }
             Command::Set(set) => {
                 // Before anybody types a secret that can't be sent.
-                let client = context.client()?;
+                let client = set.why.client(context)?;
                 let value = set.value()?;
                 let line = if value.expose().ends_with(b"\n") { ", its line end with it" } else { "" };
                 let view = client.set_secret(&set.name, &value)?;
                 context.show(&view, || format!("secret {} is set ({} bytes{line})\n", view.name, view.bytes))
             }
-            Command::Rm { name } => {
-                context.client()?.remove_secret(&name)?;
+            Command::Rm { name, why } => {
+                why.client(context)?.remove_secret(&name)?;
                 context
                     .show(&serde_json::json!({ "removed": name }), || format!("secret {name} is removed\n"))
             }

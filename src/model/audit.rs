@@ -105,6 +105,10 @@ pub enum Deed {
     ProfileSet,
     /// A profile was removed.
     ProfileRemoved,
+    /// A secret was set.
+    SecretSet,
+    /// A secret was removed.
+    SecretRemoved,
     /// A rollout was started.
     RolloutStarted,
     /// A rollout came to another state, wave or limit.
@@ -130,6 +134,8 @@ impl fmt::Display for Deed {
             Deed::RuleRemoved => "removed",
             Deed::ProfileSet => "set",
             Deed::ProfileRemoved => "removed",
+            Deed::SecretSet => "set",
+            Deed::SecretRemoved => "removed",
             Deed::RolloutStarted => "started",
             Deed::RolloutChanged => "changed",
             Deed::RolloutRemoved => "removed",
@@ -151,6 +157,8 @@ pub enum About {
     Rollout(String),
     /// A selector rule, by name.
     Rule(String),
+    /// A secret, by name.
+    Secret(String),
 }
 
 /// A value before and after; `None` where there was or is none.
@@ -218,8 +226,9 @@ pub struct AuditRecord {
     pub about: About,
     /// When.
     pub at: Millis,
-    /// What changed: `pin`, `hostname`, `rack`, `nbp`, `other_macs`, `label.NAME`, `moved` and `rollout` of
-    /// a machine, and `boots`, what it boots after all rules; `target` and `selector` of default and rules;
+    /// What changed: `pin`, `hostname`, `rack`, `nbp`, `other_macs`, `power`, `label.NAME`, `moved` and `rollout`
+    /// of a machine, and `boots`, what it boots after all rules; `target` and `selector` of default and rules;
+    /// `seal` of a secret: the SHA-256 of what is stored, which tells nothing of the value;
     /// `state`, `wave`, `max_failed`, `to` and `selector` of a rollout.
     pub changes: BTreeMap<String, FromTo>,
     /// The name that the operator's client gave.

@@ -21,6 +21,15 @@ pub enum BootTarget {
     Discover,
 }
 
+impl BootTarget {
+    /// The target that needs no image and goes by this word.
+    pub fn of_word(word: &str) -> Option<BootTarget> {
+        [BootTarget::Local, BootTarget::Ignore, BootTarget::Discover]
+            .into_iter()
+            .find(|t| t.to_string() == word)
+    }
+}
+
 impl fmt::Display for BootTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,7 +6,7 @@
 //! on the link can say such things as often as he likes, and the log is kept for ever.
 
 use crate::model::{
-    BootTarget, Digest, Machine, ProfileRecord, Rollout, SelectorRule,
+    BootTarget, Digest, Machine, ProfileRecord, Rollout, SealedSecret, SelectorRule,
     audit::{About, Deed, Note},
 };
 
@@ -24,6 +24,7 @@ fn described(before: &Machine, after: &Machine) -> bool {
         || before.nbp != after.nbp
         || before.other_macs != after.other_macs
         || before.labels != after.labels
+        || before.power != after.power
 }
 
 /// Whether a machine's record may differ in what the log tells. Asked first, since what a machine boots
@@ -84,6 +85,9 @@ fn fields(noted: &mut Note, before: &Machine, after: &Machine) {
         (!all.is_empty()).then(|| all.join(" "))
     };
     noted.change("other_macs", others(before), others(after));
+    // As the API has it. It names a secret, and holds none.
+    let power = |m: &Machine| serde_json::to_string(&m.power).ok().filter(|_| !m.power.is_manual());
+    noted.change("power", power(before), power(after));
     for label in before.labels.keys().chain(after.labels.keys()) {
         let value = |m: &Machine| m.labels.get(label).cloned();
         noted.change(format!("label.{label}"), value(before), value(after));
@@ -132,6 +136,16 @@ pub fn of_profile(name: &str, before: Option<&ProfileRecord>, after: Option<&Pro
     noted.change("selector", before.map(|p| p.selector.clone()), after.map(|p| p.selector.clone()));
     let document = |p: &ProfileRecord| Digest::of(p.document.as_bytes()).to_string();
     noted.change("document", before.map(document), after.map(document));
+    noted
+}
+
+/// A secret was set, replaced or removed. Sealing draws chance: the digest of a seal tells that the secret was
+/// set again, and nothing of its value.
+pub fn of_secret(name: &str, before: Option<&SealedSecret>, after: Option<&SealedSecret>) -> Note {
+    let what = if after.is_some() { Deed::SecretSet } else { Deed::SecretRemoved };
+    let mut noted = Note::new(About::Secret(name.to_owned()), what);
+    let seal = |s: &SealedSecret| Digest::of(s.sealed.as_bytes()).to_string();
+    noted.change("seal", before.map(seal), after.map(seal));
     noted
 }
 

@@ -225,31 +225,25 @@ impl Provisioner {
         let this = self.clone();
         // It reads files, and may wait for another process' import.
         let found = tokio::task::spawn_blocking(move || {
-            if references.iter().any(|name| !["local", "discover", "ignore"].contains(&name.as_str())) {
+            if references.iter().any(|name| BootTarget::of_word(name).is_none()) {
                 let guard = this.0.images.pin_guard().map_err(|e| CommandError::Store(e.to_string()))?;
                 targets._guard = Some(guard);
             }
             for reference in references {
-                let target = match reference.as_str() {
-                    "local" => Ok(BootTarget::Local),
-                    "discover" => Ok(BootTarget::Discover),
-                    "ignore" => Ok(BootTarget::Ignore),
-                    name => match name.parse::<Digest>().ok().filter(|d| assigned.contains(d)) {
-                        Some(digest) => {
-                            targets
-                                .images
-                                .extend(this.0.images.get(digest).ok().flatten().map(|i| (digest, i)));
-                            Ok(BootTarget::Image { digest })
-                        }
-                        None => match this.0.images.resolve(name) {
-                            Err(e) => Err(e.to_string()),
-                            Ok(image) => this.voucher()(&image).map(|()| {
-                                let digest = image.digest;
-                                targets.images.insert(digest, image);
-                                BootTarget::Image { digest }
-                            }),
-                        },
-                    },
+                let assigned = reference.parse::<Digest>().ok().filter(|d| assigned.contains(d));
+                let target = if let Some(target) = BootTarget::of_word(&reference) {
+                    Ok(target)
+                } else if let Some(digest) = assigned {
+                    targets.images.extend(this.0.images.get(digest).ok().flatten().map(|i| (digest, i)));
+                    Ok(BootTarget::Image { digest })
+                } else {
+                    let found = this.0.images.resolve(&reference).map_err(|e| e.to_string());
+                    found.and_then(|image| {
+                        this.voucher()(&image)?;
+                        let digest = image.digest;
+                        targets.images.insert(digest, image);
+                        Ok(BootTarget::Image { digest })
+                    })
                 };
                 targets.found.insert(reference, target);
             }

@@ -191,11 +191,8 @@ impl Provisioner {
         &self,
         reference: String,
     ) -> Result<(BootTarget, Option<Image>, Option<StoreLock>), CommandError> {
-        match reference.as_str() {
-            "local" => return Ok((BootTarget::Local, None, None)),
-            "discover" => return Ok((BootTarget::Discover, None, None)),
-            "ignore" => return Ok((BootTarget::Ignore, None, None)),
-            _ => {}
+        if let Some(target) = BootTarget::of_word(&reference) {
+            return Ok((target, None, None));
         }
         let (this, images): (Provisioner, ImageStore) = (self.clone(), self.0.images.clone());
         // It may wait for another process' import.

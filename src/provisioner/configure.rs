@@ -191,8 +191,7 @@ impl Provisioner {
         let mut fx = Effects::default();
         let mut locked = self.state();
         let state = &mut *locked;
-        let tracked =
-            state.attempts.by_token(Digest::of(token.as_bytes())).ok_or(ConfigError::UnknownToken)?;
+        let tracked = state.attempts.by_token(token).ok_or(ConfigError::UnknownToken)?;
         let attempt = tracked.attempt.clone();
         alive(&attempt, now).map_err(ConfigError::DeadToken)?;
         if attempt.reached().is_some_and(|stage| stage >= Stage::SwitchRoot) {

@@ -1,7 +1,7 @@
 //! What a machine's `init` says the machine is made of.
 
 use super::{Provisioner, ReportError, report::alive, state::Effects};
-use crate::model::{Digest, Facts};
+use crate::model::Facts;
 
 impl Provisioner {
     /// A machine tells its facts, with its boot's token, as often as it likes while that boot goes on. They
@@ -13,12 +13,11 @@ impl Provisioner {
     }
 
     fn facts_locked(&self, token: &str, facts: Facts) -> Result<crate::store::db::Commit, ReportError> {
-        let hash = Digest::of(token.as_bytes());
         let now = self.now();
         let mut fx = Effects::default();
         let mut locked = self.state();
         let state = &mut *locked;
-        let tracked = state.attempts.by_token(hash).ok_or(ReportError::UnknownToken)?;
+        let tracked = state.attempts.by_token(token).ok_or(ReportError::UnknownToken)?;
         alive(&tracked.attempt, now).map_err(ReportError::DeadToken)?;
         let Some(mut machine) = state.machines.get(tracked.attempt.mac).cloned() else {
             return Err(ReportError::UnknownToken);

@@ -4,7 +4,7 @@ use super::{
     CommandError, Provisioner, ReportError,
     command::whole,
     random,
-    state::{Effects, State},
+    state::{Effects, State, heard_of},
 };
 use crate::{
     model::{
@@ -23,8 +23,6 @@ use std::{fmt, net::Ipv4Addr};
 /// An agent that asked for nothing in this time is gone: a question is held for 20 s, and one that the service has no
 /// place for comes again within a minute.
 const SILENT: Millis = 120_000;
-/// A machine's `last_seen` is as coarse as this.
-const SEEN_EVERY: Millis = 60_000;
 
 /// What to do.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,15 +73,14 @@ impl Provisioner {
         token: &str,
         nic: Option<Mac>,
     ) -> Result<Order, ReportError> {
-        let asks = Digest::of(token.as_bytes());
-        let Some(client) = self.asking(asks, nic)? else {
+        let Some(client) = self.asking(token, nic)? else {
             return Ok(Order::Wait { why: "no orders".to_owned() });
         };
         self.look(&client, &server).await;
         let no_random = |e: getrandom::Error| ReportError::NoRandomness(e.to_string());
-        let token = Digest(random().map_err(no_random)?).to_string();
+        let new = Digest(random().map_err(no_random)?).to_string();
         let fresh = AttemptId(u64::from_ne_bytes(random().map_err(no_random)?));
-        let (order, commit) = self.orders_locked(server, peer, asks, &client, token, fresh)?;
+        let (order, commit) = self.orders_locked(server, peer, token, &client, new, fresh)?;
         if matches!(order, Order::Boot { .. }) {
             commit.await?;
         }
@@ -116,8 +113,8 @@ impl Provisioner {
         .await
     }
 
-    /// Who asks with the token of this hash; `None` for an agent that nobody gave an order.
-    fn asking(&self, token: Digest, nic: Option<Mac>) -> Result<Option<BootClient>, ReportError> {
+    /// Who asks with this token; `None` for an agent that nobody gave an order.
+    fn asking(&self, token: &str, nic: Option<Mac>) -> Result<Option<BootClient>, ReportError> {
         let now = self.now();
         let mut state = self.state();
         let attempt = waiting(&state, token)?.clone();
@@ -148,7 +145,7 @@ impl Provisioner {
         &self,
         server: ServerAddr,
         peer: Ipv4Addr,
-        asks: Digest,
+        asks: &str,
         client: &BootClient,
         token: String,
         fresh: AttemptId,
@@ -193,9 +190,7 @@ impl Provisioner {
             (None, None, _) => Order::Restart { why: format!("it {}", answer.why) },
         };
         let before = machine.clone();
-        if now.saturating_sub(machine.last_seen) >= SEEN_EVERY {
-            machine.last_seen = now;
-        }
+        heard_of(&mut machine, now);
         if let Order::Boot { token, image, .. } = &order {
             machine.running = Some(*image);
             machine.order = None;
@@ -216,23 +211,17 @@ impl Provisioner {
             state.fix(id, &answer, config, token, peer, from.firmware, now, &mut fx);
             state.stats.scripts += 1;
         }
-        if machine != before {
-            put(state, machine, &mut fx);
+        if machine != before && state.machines.is_known(machine.mac) {
+            state.put(machine, &mut fx);
         }
         let commit = self.hand_on(&locked, fx);
         Ok((order, commit))
     }
 }
 
-fn put(state: &mut State, machine: Machine, fx: &mut Effects) {
-    if state.machines.is_known(machine.mac) {
-        state.put(machine, fx);
-    }
-}
-
-/// The boot with the token of this hash, if it waits for an assignment or is healthy, so that its agent may be told
+/// The boot with this token, if it waits for an assignment or is healthy, so that its agent may be told
 /// what to do: it is its machine's latest one, or the latest one was begun by it and nothing of that was fetched yet.
-fn waiting(state: &State, token: Digest) -> Result<&BootAttempt, ReportError> {
+fn waiting<'a>(state: &'a State, token: &str) -> Result<&'a BootAttempt, ReportError> {
     let attempt = &state.attempts.by_token(token).ok_or(ReportError::UnknownToken)?.attempt;
     let waits = attempt.waits_with.is_some() || attempt.verdict == Verdict::Healthy;
     let latest = state.attempts.latest(attempt.mac).map(|t| &t.attempt);

@@ -1,9 +1,16 @@
 //! Operators' commands about secrets, and the one way to a secret's value. Durable like every other
 //! command, see `command`. In memory secrets stay sealed.
 
-use super::{CommandError, Provisioner, command::whole, rule::check_name, state::Effects};
+use super::{
+    CommandError, Provisioner, audit,
+    command::whole,
+    rule::check_name,
+    state::{Effects, State},
+};
 use crate::model::{
-    Change, SealedSecret, Secret, nearest,
+    Change, SealedSecret, Secret,
+    audit::By,
+    nearest,
     wire::{Alarm, SecretView},
 };
 
@@ -103,21 +110,26 @@ impl Provisioner {
     /// Puts a record in the place of the one of that name, or takes that away. What could not be written
     /// is taken back, unless it has changed since.
     async fn put_secret(&self, name: String, record: Option<SealedSecret>) -> Result<(), CommandError> {
-        let swap = |to: Option<SealedSecret>, only_from: Option<&Option<SealedSecret>>| {
-            let mut locked = self.state();
-            if only_from.is_some_and(|from| locked.secrets.get(&name) != from.as_ref()) {
-                return None;
-            }
+        let swap = |state: &mut State, to: Option<SealedSecret>, fx: &mut Effects| {
+            fx.notes.push(audit::of_secret(&name, state.secrets.get(&name), to.as_ref()));
             let (before, change) = match to {
-                Some(sealed) => (locked.secrets.insert(name.clone(), sealed.clone()), Change::Secret(sealed)),
-                None => (locked.secrets.remove(&name), Change::SecretGone(name.clone())),
+                Some(sealed) => (state.secrets.insert(name.clone(), sealed.clone()), Change::Secret(sealed)),
+                None => (state.secrets.remove(&name), Change::SecretGone(name.clone())),
             };
-            let fx = Effects { changes: vec![change], ..Effects::default() };
-            Some((before, self.hand_on(&locked, fx)))
+            fx.changes.push(change);
+            before
         };
-        let Some((before, commit)) = swap(record.clone(), None) else { return Ok(()) };
+        let (before, commit) = {
+            let (mut locked, mut fx) = (self.state(), Effects::default());
+            let before = swap(&mut locked, record.clone(), &mut fx);
+            (before, self.hand_on(&locked, fx))
+        };
         let Err(error) = commit.await else { return Ok(()) };
-        drop(swap(before, Some(&record)));
+        let (mut locked, mut fx) = (self.state(), Effects::default());
+        if locked.secrets.get(&name) == record.as_ref() {
+            swap(&mut locked, before, &mut fx);
+            drop(self.by(By::undoing()).hand_on(&locked, fx));
+        }
         Err(error.into())
     }
 }

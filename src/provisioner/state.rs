@@ -33,6 +33,13 @@ use std::{
 /// A machine's `last_seen` is as coarse as this, so that a packet is not a write.
 const SEEN_EVERY: Millis = 60_000;
 
+/// Notes that a machine was heard of.
+pub(super) fn heard_of(machine: &mut Machine, now: Millis) {
+    if now.saturating_sub(machine.last_seen) >= SEEN_EVERY {
+        machine.last_seen = now;
+    }
+}
+
 pub(super) struct State {
     pub site: dhcp::Site,
     /// Where the configuration names no subnet: the links that are served by their own networks.
@@ -196,9 +203,7 @@ impl State {
             None => return,
         };
         let before = machine.clone();
-        if now.saturating_sub(machine.last_seen) >= SEEN_EVERY {
-            machine.last_seen = now;
-        }
+        heard_of(&mut machine, now);
         if machine.first_seen == 0 {
             machine.first_seen = now;
         }

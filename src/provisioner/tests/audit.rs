@@ -2,6 +2,7 @@
 use super::*;
 use crate::{
     model::{
+        Ipmi, Power, Secret,
         audit::{About, AuditEntry, Deed, FromTo, Who},
         wire::{RolloutOrder, StartRollout},
     },
@@ -155,6 +156,36 @@ async fn what_could_not_be_written_is_on_record_with_its_undoing_when_the_disk_i
 }
 
 #[tokio::test]
+async fn secrets_and_power_settings_are_on_record_and_no_value_is() {
+    let w = World::new(Options::default());
+    let value = || Secret::new(b"root:hunter2".to_vec());
+    alice(&w, "the BMCs").set_secret("bmc", value()).await.unwrap();
+    let bmc = Ipmi { address: "10.0.7.1".into(), secret: "bmc".into() };
+    alice(&w, "").set_power(M, Power::Ipmi(bmc)).await.unwrap();
+    let power = r#"{"method":"ipmi","address":"10.0.7.1","secret":"bmc"}"#;
+    assert_eq!(last(&w).record.changes, BTreeMap::from([("power".to_owned(), change(None, Some(power)))]));
+    alice(&w, "rotated").set_secret("bmc", value()).await.unwrap();
+    alice(&w, "").set_power(M, Power::Manual).await.unwrap();
+    assert_eq!(last(&w).record.changes["power"], change(Some(power), None));
+    alice(&w, "").remove_secret("bmc").await.unwrap();
+
+    let all = log(&w);
+    let about = About::Secret("bmc".into());
+    let secrets: Vec<_> = all.iter().map(|e| &e.record).filter(|r| r.about == about).collect();
+    let told: Vec<_> = secrets.iter().map(|r| (r.what, r.why.as_deref())).collect();
+    let [set, removed] = [Deed::SecretSet, Deed::SecretRemoved];
+    assert_eq!(told, [(set, Some("the BMCs")), (set, Some("rotated")), (removed, None)]);
+    let seals: Vec<_> = secrets.iter().map(|r| r.changes["seal"].clone()).collect();
+    assert!(
+        seals[1].from == seals[0].to && seals[1].to != seals[0].to,
+        "the same value, sealed anew: {seals:?}"
+    );
+    let hash = Digest::of(value().expose()).to_string();
+    let text = serde_json::to_string(&all).unwrap();
+    assert!(!text.contains("hunter2") && !text.contains(&hash), "{text}");
+}
+
+#[tokio::test]
 async fn strangers_and_their_packets_leave_no_record() {
     let w = World::new(Options::default());
     w.prov.set_rule("uefi", "firmware=uefi", "local").await.unwrap();
@@ -186,7 +217,7 @@ fn tell(log: &[AuditEntry]) -> Told {
                 told.default = record.changes["target"].to.clone();
                 continue;
             }
-            About::Rollout(_) | About::Profile(_) => continue,
+            About::Rollout(_) | About::Profile(_) | About::Secret(_) => continue,
         };
         for (key, change) in &record.changes {
             if key != "boots" {
