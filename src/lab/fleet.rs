@@ -55,6 +55,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const PORT: u16 = 8080;
 const API: &str = "http://127.0.0.1:8081";
 const ROLLOUT: &str = "fleet";
+/// Boots of a machine that are looked at: more than the service keeps.
+const ATTEMPTS: usize = 1_000;
 /// Bound of one tool.
 const TOOL: Duration = Duration::from_secs(30);
 /// Most machines: what its network has addresses for, with room for a pool.
@@ -130,7 +132,7 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
         tally.rollout_boots(&crew.take());
         let machines = site.machines()?;
         tally.outcome = Some(Outcome::of(&machines));
-        let most = record::most_in_flight(&site.log()?, &site.boots()?, &machines, site.digest(to)?);
+        let most = record::most_in_flight(&site.log()?, &site.boots(&machines)?, &machines, site.digest(to)?);
         tally.by_record(most, options.in_flight)?;
         timeline.say(&tally.to_string());
     }
@@ -241,8 +243,13 @@ impl Site {
         }
     }
 
-    fn boots(&self) -> Result<Vec<BootAttempt>, LabError> {
-        self.ask(|client| client.attempts(None, 10_000_000))
+    /// Every boot that the service has on record of these machines. Asked for by machine: an answer about all has a limit.
+    fn boots(&self, machines: &[Machine]) -> Result<Vec<BootAttempt>, LabError> {
+        self.ask(|client| {
+            let of = |m: &Machine| client.attempts(Some(&m.mac.to_string()), ATTEMPTS);
+            let all: Vec<_> = machines.iter().map(of).collect::<Result<_, _>>()?;
+            Ok(all.concat())
+        })
     }
 
     fn digest(&self, tag: &Tag) -> Result<Digest, LabError> {
