@@ -118,17 +118,17 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     let dice = Dice::new(options.seed);
     let crew = site.fleet.enter(|| Crew::start(options, dice, good, &fleet))??;
     timeline.say(&format!("Power on, over {} s.", options.storm.as_secs()));
-    let end = Instant::now() + options.bound;
+    let bound = Bound::from_now(options.bound);
     let began = Instant::now();
     crew.power_on_over(options.storm, &dice);
     while crew.running() > 0 || crew.settled() < fleet.len() {
-        step(end, "all machines to be up")?;
+        bound.step(|| "all machines to be up".to_owned())?;
     }
     tally.storm(began.elapsed(), &crew.take());
     timeline.say(&tally.to_string());
     if let Some(to) = &options.to {
         let mut site = site;
-        site.roll(options, to, &crew, timeline, end, &mut tally)?;
+        site.roll(options, to, &crew, timeline, bound, &mut tally)?;
         tally.rollout_boots(&crew.take());
         let machines = site.machines()?;
         tally.outcome = Some(Outcome::of(&machines));
@@ -156,14 +156,28 @@ fn phases(machines: &[Machine]) -> String {
     shown.collect::<Vec<_>>().join("; ")
 }
 
-fn step(end: Instant, what: &str) -> Result<(), LabError> {
-    interrupt::check()?;
-    if Instant::now() > end {
-        return Err(LabError::Late { what: what.to_owned(), bound: Duration::ZERO });
+/// How long the whole may take.
+#[derive(Clone, Copy)]
+struct Bound {
+    end: Instant,
+    of: Duration,
+}
+
+impl Bound {
+    fn from_now(of: Duration) -> Bound {
+        Bound { end: Instant::now() + of, of }
     }
-    // Not parked: threads that end in between would wake it.
-    std::thread::sleep(interrupt::STEP);
-    Ok(())
+
+    /// Waits a moment; an error that says what for, once the time is up.
+    fn step(self, what: impl FnOnce() -> String) -> Result<(), LabError> {
+        interrupt::check()?;
+        if Instant::now() > self.end {
+            return Err(LabError::Late { what: what(), bound: self.of });
+        }
+        // Not parked: threads that end in between would wake it.
+        std::thread::sleep(interrupt::STEP);
+        Ok(())
+    }
 }
 
 /// Locally administered addresses.
@@ -297,7 +311,7 @@ impl Site {
         to: &Tag,
         crew: &Crew,
         timeline: &Timeline,
-        end: Instant,
+        bound: Bound,
         tally: &mut Tally,
     ) -> Result<(), LabError> {
         let (in_all, per_rack) = options.in_flight;
@@ -324,10 +338,9 @@ impl Site {
         let mut kills = 0;
         loop {
             let machines = self.machines()?;
-            step(
-                end,
-                &format!("the rollout to end ({} machines boot; {})", crew.running(), phases(&machines)),
-            )?;
+            bound.step(|| {
+                format!("the rollout to end ({} machines boot; {})", crew.running(), phases(&machines))
+            })?;
             tally.look(&machines, options.in_flight)?;
             for machine in &machines {
                 let Some(part) = &machine.part else { continue };

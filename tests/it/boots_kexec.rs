@@ -35,7 +35,7 @@ fn a_discovered_machine_runs_its_image_without_a_second_firmware_pass() {
     bridge.args(["link", "set", "sw0", "type", "bridge", "group_fwd_mask", "16384"]);
     assert!(bridge.status().unwrap().success());
 
-    let vm = site.power_on(1, Firmware::Bios);
+    let vm = site.power_on(1, Firmware::UefiHttp);
     let mac = vm.spec().mac;
     let waits = site.lab.follow().wait(mac, &BTreeSet::new(), "a machine that waits", BOOT, |attempt| {
         (attempt.reached() == Some(Stage::Network)).then(|| attempt.clone())
@@ -59,7 +59,7 @@ fn a_discovered_machine_runs_its_image_without_a_second_firmware_pass() {
     let machine: serde_json::Value = serde_json::from_str(&told).unwrap();
     let facts: Facts = serde_json::from_value(machine["facts"].clone()).unwrap();
     assert_eq!((facts.vendor.as_deref(), facts.product.as_deref()), (Some("Pristine"), Some("Lab")));
-    assert_eq!((facts.serial.as_deref(), facts.firmware.uefi), (Some("LAB-bios-1"), false));
+    assert_eq!((facts.serial.as_deref(), facts.firmware.uefi), (Some("LAB-uefi-http-1"), true));
     assert!(facts.memory.is_some_and(|bytes| bytes > 900 << 20) && facts.cpu.unwrap().threads == 1, "{told}");
     let [nic] = facts.nics.as_slice() else { panic!("{told}") };
     assert_eq!((nic.mac, nic.driver.as_deref(), nic.link), (mac, Some("virtio_net"), true));
@@ -75,7 +75,8 @@ fn a_discovered_machine_runs_its_image_without_a_second_firmware_pass() {
     assert!(reached.contains(&Stage::Initramfs) && !reached.contains(&Stage::Discover), "{reached:?}");
     assert_eq!(site.lab.follow().attempts(mac).len(), 2, "its firmware asked once");
     let console = vm.console().text();
-    assert_eq!(console.matches("iPXE (http").count(), 1, "its firmware ran once:\n{console}");
+    let firmware = "BdsDxe: starting";
+    assert_eq!(console.matches(firmware).count(), 1, "its firmware ran once:\n{console}");
     let mut shell = site.show(&vm, Shell::open(vm.console(), LINE));
     assert_eq!(site.show(&vm, shell.run("cat /etc/pristine-image", LINE)), "tiny:2");
 }

@@ -38,14 +38,14 @@ fn fleet() -> Tally {
         to: Some("tiny:2".parse().unwrap()),
         in_flight: (40, 8),
         deadline: Duration::from_secs(20),
-        kills: 0,
+        kills: 3,
         bound: Duration::from_secs(240),
     };
     run(&options, &Timeline::default()).unwrap()
 }
 
 #[test]
-fn a_fleet_comes_up_and_rolls_over_within_its_limits() {
+fn a_fleet_comes_up_and_rolls_over_within_its_limits_while_the_service_is_killed() {
     // An error where a limit is exceeded.
     let tally = fleet();
     assert_eq!(tally.up(), MACHINES);

@@ -376,6 +376,10 @@ fn an_image_that_machines_hang_on_stays() {
         save(machine(None, None));
     }
     save(Change::Default(None));
+    let config = site.at("discover.toml");
+    fs::write(&config, "discover_image = \"web:1\"\n").unwrap();
+    let out = site.image(&["rm", "web:1", "--config", path(&config)]);
+    assert!(text(&out.stderr).contains("machines wait in it"), "{}", text(&out.stderr));
     assert!(site.image(&["rm", "web:1"]).status.success());
     assert_eq!(site.json(&["list"]), serde_json::json!([]));
     assert!(!site.blob(&web["manifest"]["kernel"]["digest"]).exists());

@@ -86,7 +86,8 @@ impl Image {
             _ => {}
         }
         let config = context.config()?;
-        let (state_dir, usual) = (config.state_dir, config.images.scrub_rate);
+        let (state_dir, usual, discover) =
+            (config.state_dir, config.images.scrub_rate, config.discover_image);
         let store_dir = state_dir.join("store");
         let to_write = || ImageStore::open(&store_dir);
         let to_read = || ImageStore::open_read_only(&store_dir);
@@ -108,7 +109,7 @@ impl Image {
                 }
             }
             Image::Sign(args) => sign::run(&args, &TrustFiles::at(&state_dir), &to_write()?, context),
-            Image::Rm { images } => rm::run(&images, &state_dir, &to_write()?, context),
+            Image::Rm { images } => rm::run(&images, discover.as_deref(), &state_dir, &to_write()?, context),
             Image::Scrub { rate } => scrub::run(rate.unwrap_or(usual), &state_dir, &to_write()?, context),
             Image::Gc { run: false } => gc::run(false, &to_read(), context),
             Image::Gc { run: true } => gc::run(true, &to_write()?, context),

@@ -9,10 +9,23 @@ use crate::{
 use serde_json::{Value, json};
 use std::path::Path;
 
-pub(super) fn run(references: &[String], state_dir: &Path, store: &ImageStore, context: &Context) -> Outcome {
+/// `discover` is the configuration's `discover_image`: what it names stays.
+pub(super) fn run(
+    references: &[String],
+    discover: Option<&str>,
+    state_dir: &Path,
+    store: &ImageStore,
+    context: &Context,
+) -> Outcome {
     let mut removed = Vec::new();
     for reference in references {
-        removed.push(store.remove(reference, |digest| in_use(state_dir, digest))?);
+        let hangs_on = |digest| {
+            let mut by = in_use(state_dir, digest)?;
+            let waits = discover.filter(|name| store.resolve(name).is_ok_and(|image| image.digest == digest));
+            by.extend(waits.map(|_| "discover_image names it: machines wait in it".to_owned()));
+            Ok(by)
+        };
+        removed.push(store.remove(reference, hangs_on)?);
     }
     let value: Vec<Value> = removed
         .iter()

@@ -20,8 +20,6 @@ use std::{
 };
 use tokio::{runtime::Runtime, sync::watch, time::sleep};
 
-/// Boots in a row without an answer after which a machine stays off.
-const RESTARTS: u32 = 20;
 /// From a failed boot to the next one, as `init` waits; passes faster as all delays do.
 const RESTART: Duration = Duration::from_secs(30);
 
@@ -121,8 +119,8 @@ async fn live(world: Arc<World>, mac: Mac, mut cycles: watch::Receiver<u64>, rec
     let mut settled = false;
     while cycles.changed().await.is_ok() {
         record.running.fetch_add(1, Ordering::SeqCst);
-        let mut restarts = 0;
-        while restarts <= RESTARTS {
+        // As a server does, it goes on until it is up.
+        loop {
             nth += 1;
             let outcome = tokio::select! {
                 outcome = boot(&world, mac, nth) => outcome,
@@ -132,7 +130,6 @@ async fn live(world: Arc<World>, mac: Mac, mut cycles: watch::Receiver<u64>, rec
             if matches!(outcome.end, End::Healthy | End::Hung) {
                 break;
             }
-            restarts += 1;
             sleep(world.dice.around(mac, "restart", nth, RESTART).div_f64(world.speed)).await;
         }
         if !settled {
