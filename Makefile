@@ -88,6 +88,8 @@ deny: ## licences, advisories and sources of every dependency (needs the network
 
 # clippy lints what it compiles for the tests, instead of in a build of its own; its arguments as cargo-clippy
 # hands them on.
+# Nothing is built twice in it: no pieces kept for the next build.
+ci: export CARGO_INCREMENTAL = 0
 ci: export RUSTC_WORKSPACE_WRAPPER = clippy-driver
 ci: export CLIPPY_ARGS = -D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__
 ci: setup ## what .ci/run runs: lint and test
