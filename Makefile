@@ -56,7 +56,7 @@ target/sushy/stamp: tests/it/sushy/requirements.txt | setup
 test: build nbp images sushy ## units, properties, integration in namespaces, real boots on four firmware paths
 	cargo test --locked --workspace
 
-# The debug build: it is made in a third of the time, and its dependencies are optimised.
+# The debug build: it is made in a third of the time.
 demo: build nbp $(DEBIAN) ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back
 	target/debug/pristine lab demo --nbp-dir $(NBP) --images $(STATE)
 
