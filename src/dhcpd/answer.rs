@@ -1,14 +1,17 @@
 use crate::{
-    dhcp::{Action, Link, Probed, Request},
+    dhcp::{Link, Probed, Request},
     model::Mac,
-    provisioner::Provisioner,
+    provisioner::{Answered, Provisioner},
 };
 
 /// Who decides what is answered: the provisioner, or a test. Cloned for every request.
 pub trait Answer: Clone + Send + Sync + 'static {
-    /// Answers one request. A [`Action::Reply`] must be durable when it is returned.
-    fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>)
-    -> impl Future<Output = Action> + Send;
+    /// Answers one request, from memory: it waits for nothing. A reply may leave only when what it promises
+    /// is on disk ([`Answered::commit`]).
+    fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Answered;
+
+    /// A reply did not leave, because what it promised could not be written.
+    fn not_saved(&self) {}
 
     /// A link is open at this address; its requests follow. Again whenever it was opened anew.
     fn opened(&self, link: &Link) {
@@ -24,8 +27,12 @@ pub trait Answer: Clone + Send + Sync + 'static {
 }
 
 impl Answer for Provisioner {
-    async fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Action {
-        Provisioner::dhcp(self, link, req, probed).await
+    fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Answered {
+        Provisioner::dhcp(self, link, req, probed)
+    }
+
+    fn not_saved(&self) {
+        self.dhcp_not_saved();
     }
 
     fn opened(&self, link: &Link) {

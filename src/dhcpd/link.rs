@@ -12,6 +12,7 @@ use super::{
 use crate::{
     dhcp::{self, Action, Link, MessageType, Mode, Port, Probed, Reason, Reply, Request},
     netboot::ServerAddr,
+    provisioner::Answered,
 };
 use std::{
     io,
@@ -19,7 +20,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 /// Longest datagram that is read; [`dhcp::parse`] has the same bound. One more byte tells a longer one.
 const DATAGRAM: usize = 4_096 + 1;
@@ -191,8 +195,8 @@ impl Served {
         }
     }
 
-    /// Reads requests of one port and gives each a task of its own: one that waits for the disk or
-    /// for an ARP answer holds up no other.
+    /// Reads requests of one port and answers them. What must wait holds up no other: an ACK goes to a task that
+    /// waits for the disk, a request whose address is asked for by ARP becomes one of its own.
     async fn receive<A: Answer>(
         self: &Arc<Served>,
         sockets: &Arc<Sockets>,
@@ -203,6 +207,9 @@ impl Served {
         let link = Arc::new(self.link(sockets, port));
         let mut buffer = vec![0u8; DATAGRAM];
         let mut tasks = JoinSet::new();
+        // As long as the gate lets in.
+        let (promised, promises) = mpsc::unbounded_channel();
+        tasks.spawn(keep_promises(promises, answer.clone()));
         loop {
             let (len, from) = tokio::select! {
                 got = socket.recv_from(&mut buffer) => got?,
@@ -213,15 +220,22 @@ impl Served {
             else {
                 continue;
             };
-            let task = Work {
+            let work = Work {
                 served: Arc::clone(self),
                 sockets: Arc::clone(sockets),
                 link: Arc::clone(&link),
                 request,
                 _permit: permit,
             };
-            let answer = answer.clone();
-            tasks.spawn(async move { task.answer(&answer).await });
+            match answer.dhcp(&link, &work.request, None) {
+                Answered { action: Action::Probe(ip), .. } => {
+                    let answer = answer.clone();
+                    tasks.spawn(async move { work.answer_probed(ip, &answer).await });
+                }
+                Answered { action, commit: None } => work.act(action).await,
+                // Ends with the tasks.
+                later => drop(promised.send((work, later))),
+            }
         }
     }
 
@@ -283,18 +297,39 @@ struct Work {
     _permit: Permit,
 }
 
+/// Sends each ACK when its lease is on disk. In order: leases are written in the order in which they were given.
+async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<(Work, Answered)>, answer: A) {
+    while let Some((work, answered)) = promises.recv().await {
+        work.settle(answered, &answer).await;
+    }
+}
+
 impl Work {
-    async fn answer<A: Answer>(&self, answer: &A) {
-        let mut probed = None;
-        for _ in 0..=PROBES {
-            match answer.dhcp(&self.link, &self.request, probed).await {
-                Action::Reply(reply) => return self.send(reply).await,
-                Action::Silent(reason) => return self.silent(reason),
-                Action::Probe(ip) => match self.probe(ip).await {
-                    Some(found) => probed = Some(found),
-                    None => return,
-                },
+    /// Answers when ARP has told whether `ip` is free, or whatever address the answer names instead.
+    async fn answer_probed<A: Answer>(&self, mut ip: Ipv4Addr, answer: &A) {
+        for _ in 0..PROBES {
+            let Some(found) = self.probe(ip).await else { return };
+            match answer.dhcp(&self.link, &self.request, Some(found)) {
+                Answered { action: Action::Probe(next), .. } => ip = next,
+                answered => return self.settle(answered, answer).await,
             }
+        }
+    }
+
+    async fn settle<A: Answer>(&self, answered: Answered, answer: &A) {
+        let action = answered.settled().await;
+        if matches!(action, Action::Silent(Reason::NotSaved)) {
+            answer.not_saved();
+        }
+        self.act(action).await;
+    }
+
+    async fn act(&self, action: Action) {
+        match action {
+            Action::Reply(reply) => self.send(reply).await,
+            Action::Silent(reason) => self.silent(reason),
+            // Whoever acts on an answer has probed.
+            Action::Probe(_) => {}
         }
     }
 

@@ -5,21 +5,46 @@ use crate::{
     dhcp::{self, Action, MessageType, ReplyKind},
     model::{AttemptId, BootTarget, ClientKey, ClientKind, Lease, LeaseState, Mac, Stage, Verdict},
     netboot::NbpAnswer,
+    store::db::Commit,
 };
 
+/// The answer to a DHCP packet, and what must be on disk before it may leave.
+pub struct Answered {
+    /// What is to be done.
+    pub action: Action,
+    /// Of an ACK: it may be sent when this resolved to `Ok` (RFC 2131 section 3.1, point 4: the server commits
+    /// the binding first). Where it can't be written nothing is answered, and the client asks again. An offer
+    /// promises nothing and does not wait.
+    pub commit: Option<Commit>,
+}
+
+impl Answered {
+    /// One that need not wait.
+    pub fn at_once(action: Action) -> Answered {
+        Answered { action, commit: None }
+    }
+
+    /// Waits for the disk where it must: what is to be done then.
+    pub async fn settled(self) -> Action {
+        let saved = match self.commit {
+            Some(commit) => commit.await.is_ok(),
+            None => true,
+        };
+        if saved { self.action } else { Action::Silent(dhcp::Reason::NotSaved) }
+    }
+}
+
 impl Provisioner {
-    /// Answers a DHCP packet. An ACK comes back only after its lease is on disk (RFC 2131 section
-    /// 3.1, point 4: the server commits the binding first); if it can't be written, nothing is
-    /// answered and the client asks again. An offer promises nothing and does not wait.
-    pub async fn dhcp(&self, link: &dhcp::Link, req: &dhcp::Request, probed: Option<dhcp::Probed>) -> Action {
+    /// Answers a DHCP packet, from memory.
+    pub fn dhcp(&self, link: &dhcp::Link, req: &dhcp::Request, probed: Option<dhcp::Probed>) -> Answered {
         let (action, commit) = self.dhcp_locked(link, req, probed);
         let promises = matches!(&action, Action::Reply(reply) if reply.kind == ReplyKind::Ack);
-        if promises && commit.await.is_err() {
-            // The store logged it, at a bounded rate.
-            self.state().stats.not_saved += 1;
-            return Action::Silent(dhcp::Reason::NotSaved);
-        }
-        action
+        Answered { action, commit: promises.then_some(commit) }
+    }
+
+    /// An ACK was not sent, since its lease could not be written. The store logged it, at a bounded rate.
+    pub fn dhcp_not_saved(&self) {
+        self.state().stats.not_saved += 1;
     }
 
     /// Whether a machine's requests pass however many strangers ask: it is known, an address is reserved
@@ -38,10 +63,14 @@ impl Provisioner {
         link: &dhcp::Link,
         req: &dhcp::Request,
         probed: Option<dhcp::Probed>,
-    ) -> (Action, crate::store::db::Commit) {
+    ) -> (Action, Commit) {
         let client = req.boot_client();
         let now = self.now();
-        let fresh_id = random().map(u64::from_ne_bytes);
+        // An operating system begins no attempt, and asks most often.
+        let fresh_id = match client.kind {
+            ClientKind::Other => Ok(0),
+            _ => random().map(u64::from_ne_bytes),
+        };
         let mut fx = Effects::default();
         let mut locked = self.state();
         let state = &mut *locked;

@@ -68,6 +68,7 @@ mod tests;
 
 pub use answer::{Assignment, BootAnswer, InsteadOf, Policy, assigned, boot_answer, is_touched};
 pub use clock::{Clock, SystemClock, TestClock};
+pub use lease::Answered;
 pub use orders::Order;
 pub use secret::MAX_SECRET;
 pub use suspect::Suspect;

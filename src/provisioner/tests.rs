@@ -122,7 +122,11 @@ impl World {
 
     async fn dhcp(&self, packet: &[u8]) -> Action {
         let req = dhcp::parse(packet).unwrap();
-        self.prov.dhcp(&link(), &req, None).await
+        let action = self.prov.dhcp(&link(), &req, None).settled().await;
+        if matches!(action, Action::Silent(dhcp::Reason::NotSaved)) {
+            self.prov.dhcp_not_saved();
+        }
+        action
     }
 
     /// DISCOVER and REQUEST; the address.

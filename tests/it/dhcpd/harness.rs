@@ -5,6 +5,7 @@ use pristine::{
     dhcpd::{Answer, InterfaceSettings, LinkStatus, Monitor, Server, Settings, frame},
     lab::Host,
     model::Mac,
+    provisioner::Answered,
     sys::PacketSocket,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,8 +42,8 @@ impl Script {
 }
 
 impl Answer for Script {
-    async fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Action {
-        (self.rule)(link, req, probed)
+    fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Answered {
+        Answered::at_once((self.rule)(link, req, probed))
     }
 
     fn known(&self, mac: Mac) -> bool {

@@ -1,0 +1,66 @@
+"""What is served and imported: a root of bytes that no compression shortens, as an image in a store."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from frame import ROOT, run
+from pristine import PROGRAM
+
+
+def kernel():
+    """Debian's kernel for virtual machines, as the recipe of the tiny image has it."""
+    script = "set -euo pipefail; IMAGE=bench; . images/lib.sh; kernel linux-image-cloud-amd64"
+    return Path(run("bash", "-c", script, cwd=ROOT).strip().splitlines()[-1]) / "vmlinuz"
+
+
+def squashfs(folder, mib):
+    """A squashfs of about `mib` MiB of noise, not compressed."""
+    path = folder / f"{mib}.squashfs"
+    if not path.exists():
+        root = folder / "root"
+        (root / "sbin").mkdir(parents=True)
+        (root / "sbin/init").write_text("#!/bin/sh\n")
+        (root / "sbin/init").chmod(0o755)
+        for n in range(max(1, mib // 64)):
+            with open(root / f"noise-{n}", "wb") as out:
+                for _ in range(min(mib, 64)):
+                    out.write(os.urandom(1 << 20))
+        run("mksquashfs", root, path, "-noI", "-noD", "-noF", "-noX", "-no-progress", "-quiet", "-all-root")
+        shutil.rmtree(root)
+    return path
+
+
+def initramfs(folder):
+    path = folder / "initramfs"
+    path.write_bytes(b"070701" + b"pristine-init" * 8)
+    return path
+
+
+def imported(state, folder, root, before=()):
+    """Imports it as web:1 into `state`; the digest of its root."""
+    run(
+        *before, PROGRAM, "--state-dir", state, "image", "import", "--name", "web", "--version", "1", "--kernel", kernel(),
+        "--initramfs", initramfs(folder), "--rootfs", root, "--cmdline", "quiet",
+    )
+    shown = json.loads(run(PROGRAM, "--state-dir", state, "image", "show", "web:1", "--json"))
+    return shown["manifest"]["rootfs"]["blob"]["digest"]
+
+
+def plain(state, digest, root):
+    """Has the store hold the root as a plain file, as it does kernels and initramfs, and not in chunks."""
+    blob = Path(state) / "store/blobs/sha256" / digest[:2] / digest
+    blob.with_suffix(".chunks").unlink()
+    shutil.copyfile(root, blob)
+    blob.chmod(0o444)
+
+
+def drop_from_cache(*folders):
+    """Has the kernel forget the pages of all files beneath."""
+    os.sync()
+    for folder in folders:
+        for path in [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.is_file()]:
+            fd = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)

@@ -1,0 +1,134 @@
+"""A root over HTTP: throughput, and processor time of the server for a GiB; as a plain file and in chunks; from the page cache and
+from the disk; to one client and to 64.
+
+The clients throw away what they get inside the kernel (drain.c). The peer is nginx with sendfile and tcp_nopush, a worker a
+core, and without a log. Both serve the same bytes over a veth pair.
+"""
+
+import json
+import shutil
+import sys
+import time
+
+from content import drop_from_cache, imported, plain, squashfs
+from frame import GIB, Failed, Process, Wire, in_turns, median, run, wait_for
+from pristine import OPEN_BOUNDS, Service
+from tools import built
+
+NGINX = """
+daemon off; worker_processes auto; pid {folder}/nginx.pid; error_log {folder}/nginx.err; user root;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; root {folder}/www; {more}
+    server {{ listen 198.18.0.1:{port} reuseport; {server} }}
+}}
+"""
+
+
+def nginx(wire, folder, port=8080, more="", server=""):
+    conf = folder / "nginx.conf"
+    conf.write_text(NGINX.format(folder=folder, port=port, more=more, server=server))
+    process = Process("nginx", ["nginx", "-c", conf, "-e", folder / "nginx.err"], folder / "nginx.log", wire.server)
+    wait_for("nginx does not listen", lambda: f":{port}" in wire.server.run("ss", "-Hltn"), 20, process)
+    return process
+
+
+class Site:
+    """The servers, on the same wire: pristine with the root in chunks, pristine with it as a file, nginx."""
+
+    def __init__(self, work, mib):
+        self.folder = work / "http"
+        self.folder.mkdir()
+        self.root = squashfs(self.folder, mib)
+        self.digest = imported(self.folder / "chunks", self.folder, self.root)
+        shutil.copytree(self.folder / "chunks", self.folder / "plain")
+        plain(self.folder / "plain", self.digest, self.root)
+        (self.folder / "www").mkdir()
+        shutil.copyfile(self.root, self.folder / "www/root")
+        (self.folder / "www/small").write_text("#!ipxe\n")
+
+    def start(self, wire, which):
+        if which == "nginx":
+            return nginx(wire, self.folder)
+        return Service(wire.server, self.folder / which, OPEN_BOUNDS)
+
+    def path(self, which):
+        return (8080, "/root") if which == "nginx" else (80, f"/blobs/{self.digest}")
+
+    def drain(self, wire, process, which, clients, seconds, once=False):
+        port, path = self.path(which)
+        before = process.cpu()
+        args = [built("drain"), wire.server_ip, port, path, clients, seconds, *(["once"] if once else [])]
+        said = json.loads(wire.client.run(*args, timeout=seconds + 60))
+        if said["errors"] or not said["bytes"]:
+            raise Failed(f"http: {which} sent errors or nothing: {said}")
+        return {"bytes_s": said["bytes"] / said["seconds"], "cpu_gib": (process.cpu() - before) / said["bytes"] * GIB}
+
+
+def rows(table, work, rounds, quick):
+    site = Site(work, 128 if quick else 512)
+    kinds = ("plain", "chunks", "nginx")
+    seconds = 2 if quick else 5
+    for clients, faster, cheaper in ((1, ">= 1.5", "<= 0.8"), (64, ">= 1", "<= 1")):
+        def once(which):
+            with Wire() as wire, site.start(wire, which) as process:
+                # The first answer opens the files and finds them in the page cache.
+                site.drain(wire, process, which, 1, 60, once=True)
+                return site.drain(wire, process, which, clients, seconds)
+        turns = in_turns(rounds, {k: lambda k=k: once(k) for k in kinds})
+        tell(table, f"{clients} client{'s' if clients > 1 else ''}, page cache", turns, faster, cheaper)
+    for clients in (1, 64):
+        def cold(which):
+            with Wire() as wire, site.start(wire, which) as process:
+                drop_from_cache(site.folder)
+                return site.drain(wire, process, which, clients, 120, once=True)
+        turns = in_turns(max(2, rounds // 2), {k: lambda k=k: cold(k) for k in kinds})
+        tell(table, f"{clients} client{'s' if clients > 1 else ''}, cold", turns, ">= 1", "<= 1")
+    stalls(table, site, rounds)
+
+
+def tell(table, how, turns, faster, cheaper):
+    speed = {k: median([r["bytes_s"] for r in runs]) for k, runs in turns.items()}
+    cpu = {k: median([r["cpu_gib"] for r in runs]) for k, runs in turns.items()}
+    for kind in ("plain", "chunks"):
+        note = f"{speed[kind] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s"
+        table.add("http", f"throughput, {how}, {kind}", "nginx sendfile", speed[kind] / speed["nginx"], faster, note, turns)
+        note = f"{cpu[kind]:.3f} by {cpu['nginx']:.3f} s/GiB"
+        table.add("http", f"CPU per GiB, {how}, {kind}", "nginx sendfile", cpu[kind] / cpu["nginx"], cheaper, note, None)
+
+
+def stalls(table, site, rounds):
+    """The slowest small answers while a file comes from the disk."""
+    def during(which, cold):
+        with Wire() as wire, site.start(wire, which) as process:
+            port, path = site.path(which)
+            small = "/small" if which == "nginx" else "/boot/script?mac=02:00:00:00:00:01"
+            poke = [sys.executable, "-B", built("poke.py"), f"http://{wire.server_ip}:{port}{small}", 3]
+            helpers = [Process("poke", poke, site.folder / "poke.log", wire.client)]
+            if which != "nginx":
+                load = [built("dhcpload"), wire.client_ip, wire.server_ip, 50, 2]
+                helpers.append(Process("dhcpload", load, site.folder / "load.log", wire.client))
+            if cold:
+                time.sleep(0.2)
+                drop_from_cache(site.folder)
+                site.drain(wire, process, which, 8, 60, once=True)
+            for helper in helpers:
+                helper.wait(60)
+            found = {"get": json.loads((site.folder / "poke.log").read_text())["max_ms"]}
+            if which != "nginx":
+                load = json.loads((site.folder / "load.log").read_text())
+                found["dhcp"] = max(load["offer"]["max_ms"], load["ack"]["max_ms"])
+            for helper in helpers:
+                helper.stop()
+                helper.log.unlink()
+        return found
+
+    ways = {f"{k}, {'cold' if c else 'idle'}": lambda k=k, c=c: during(k, c) for k in ("chunks", "plain", "nginx") for c in (False, True)}
+    turns = in_turns(max(2, rounds // 2), ways)
+    worst = {way: {k: median([r[k] for r in runs]) for k in runs[0]} for way, runs in turns.items()}
+    for kind in ("plain", "chunks"):
+        mine, idle, theirs = worst[f"{kind}, cold"], worst[f"{kind}, idle"], worst["nginx, cold"]
+        note = f"{mine['get']:.1f} ms, {idle['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}"
+        table.add("http", f"slowest small GET while 8 read a cold file, {kind}", "nginx likewise", mine["get"] / theirs["get"], "<= 1", note, worst)
+        note = f"{mine['dhcp']:.1f} by {idle['dhcp']:.1f} ms"
+        table.add("http", f"slowest DHCP answer meanwhile, {kind}", "itself with nothing to do", mine["dhcp"] / idle["dhcp"], None, note, None)
