@@ -99,6 +99,7 @@ impl PieceBody {
     ) -> PieceBody {
         let pieces: VecDeque<Piece> = pieces.into_iter().filter(|piece| piece.len() > 0).collect();
         let left = pieces.iter().map(Piece::len).sum();
+        conn.sends(content.as_ref());
         let began = conn.written();
         let needs = (left == 0).then_some(began);
         let receipt = Some(Receipt { conn, began, needs, tell });

@@ -1,16 +1,20 @@
+use crate::store::content::Content;
+use rustix::fs::sendfile;
 use std::{
+    fs::File,
     future::Future as _,
     io::{self, IoSlice},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -30,6 +34,8 @@ pub(super) struct ConnState {
     written: AtomicU64,
     /// No byte goes out any more.
     dead: AtomicBool,
+    /// The blob whose slices are handed over to be sent.
+    blob: Mutex<Option<Arc<Content>>>,
 }
 
 impl ConnState {
@@ -39,6 +45,50 @@ impl ConnState {
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    /// From now on slices of this blob are sent by the kernel from its file. One that is not of it, as of a
+    /// response before, is copied as any bytes are.
+    pub(super) fn sends(&self, blob: Option<&Arc<Content>>) {
+        *self.blob.lock().unwrap_or_else(PoisonError::into_inner) = blob.cloned();
+    }
+
+    fn blob(&self) -> Option<Arc<Content>> {
+        self.blob.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A stream that the kernel can send files on.
+pub(super) trait SendFile: AsyncWrite {
+    /// Sends the beginning of `len` bytes at `offset`; how many.
+    fn poll_send_file(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>>;
+}
+
+impl SendFile for TcpStream {
+    fn poll_send_file(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_write_ready(cx))?;
+            let mut at = offset;
+            let sent = self.try_io(Interest::WRITABLE, || Ok(sendfile(&*self, file, Some(&mut at), len)?));
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The file has become shorter.
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                other => return Poll::Ready(other),
+            }
+        }
     }
 }
 
@@ -110,18 +160,31 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: SendFile + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.judge(cx, outcome)
     }
 
+    /// Slices of a mapped blob never pass through this process: `sendfile` takes their pages as they lie in the
+    /// page cache. What is before and after them is copied.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let blob = self.state.blob();
+        let place = |buf: &IoSlice<'_>| blob.as_ref().and_then(|blob| blob.place_of(buf));
+        let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(0);
+        let bufs = bufs.get(first..).unwrap_or_default();
+        let outcome = match bufs.first().and_then(|buf| Some((place(buf)?, buf.len()))) {
+            Some(((file, offset), len)) => Pin::new(&mut self.stream).poll_send_file(cx, file, offset, len),
+            None => {
+                let copied = bufs.iter().take_while(|buf| place(buf).is_none()).count();
+                let bufs = bufs.get(..copied).unwrap_or_default();
+                Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+            }
+        };
         self.judge(cx, outcome)
     }
 

@@ -3,6 +3,7 @@
 use super::{durable::Stamp, mapped::Mapped};
 use bytes::Bytes;
 use std::{
+    fs::File,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
     path::PathBuf,
@@ -28,6 +29,8 @@ pub struct Content {
     parts: Vec<(u64, Part)>,
     size: u64,
     files: Vec<PathBuf>,
+    /// What they lie in, each once.
+    mapped: Vec<Arc<Mapped>>,
 }
 
 impl Content {
@@ -35,14 +38,18 @@ impl Content {
     pub fn new(parts: impl IntoIterator<Item = Part>, files: Vec<PathBuf>) -> Content {
         let mut size = 0;
         let mut placed = Vec::new();
+        let mut mapped: Vec<Arc<Mapped>> = Vec::new();
         for part in parts {
             let len = part.range.end.saturating_sub(part.range.start);
             if len > 0 {
+                if !mapped.iter().any(|file| Arc::ptr_eq(file, &part.file)) {
+                    mapped.push(Arc::clone(&part.file));
+                }
                 placed.push((size, part));
                 size += len;
             }
         }
-        Content { parts: placed, size, files }
+        Content { parts: placed, size, files, mapped }
     }
 
     /// Bytes in all.
@@ -78,6 +85,11 @@ impl Content {
             }
         }
         if at < end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(out) }
+    }
+
+    /// The file that a loaded slice is of, and where it lies there; `None` where it is a copy.
+    pub fn place_of(&self, slice: &[u8]) -> Option<(&File, u64)> {
+        self.mapped.iter().find_map(|file| file.place_of(slice))
     }
 
     /// Fills the beginning of `buf` from `offset` on; 0 at the end.
@@ -152,7 +164,7 @@ mod tests {
     use super::*;
     use crate::store::{chunk::tests::noise, testing::TempDir};
     use proptest::prelude::*;
-    use std::fs::{self, File};
+    use std::fs;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]

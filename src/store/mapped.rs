@@ -17,6 +17,8 @@ pub enum Mapped {
         bytes: Bytes,
         /// The mapping that `bytes` owns too.
         map: Arc<Mmap>,
+        /// What is mapped, for those who can have the kernel send from it.
+        file: File,
     },
     /// Where mapping fails.
     File(File),
@@ -37,10 +39,18 @@ impl Mapped {
         match sys::map_readonly(&file) {
             Ok(map) if map.len() as u64 == size => {
                 let map = Arc::new(map);
-                Mapped::Map { bytes: Bytes::from_owner(Owner(Arc::clone(&map))), map }
+                Mapped::Map { bytes: Bytes::from_owner(Owner(Arc::clone(&map))), map, file }
             }
             _ => Mapped::File(file),
         }
+    }
+
+    /// The file that a slice of this mapping is of, and where it lies there.
+    pub fn place_of(&self, slice: &[u8]) -> Option<(&File, u64)> {
+        let Mapped::Map { map, file, .. } = self else { return None };
+        let offset = slice.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
+        let within = offset.checked_add(slice.len()).is_some_and(|end| end <= map.len());
+        within.then_some((file, offset as u64))
     }
 
     /// Loads `range`, or its beginning where it must be copied. Blocks on the disk.
@@ -50,7 +60,7 @@ impl Mapped {
     pub fn load(&self, range: Range<u64>) -> io::Result<Bytes> {
         let len = range.end.saturating_sub(range.start);
         match self {
-            Mapped::Map { bytes, map } => {
+            Mapped::Map { bytes, map, .. } => {
                 let start = usize::try_from(range.start).map_err(io::Error::other)?;
                 let len = usize::try_from(len).map_err(io::Error::other)?;
                 let end = start.checked_add(len).filter(|end| *end <= bytes.len());
@@ -137,6 +147,20 @@ mod tests {
         {
             assert!(mapped.load(0..SIZE).is_err());
         }
+    }
+
+    #[test]
+    fn a_slice_is_found_in_its_own_file_alone() {
+        let (dir, other) = (TempDir::new(), TempDir::new());
+        let (one, bytes) = file(&dir);
+        let (one, two) = (Mapped::new(one, SIZE), Mapped::new(file(&other).0, SIZE));
+        let slice = one.load(5000..9000).unwrap();
+        let (found, offset) = one.place_of(&slice).unwrap();
+        let mut read = vec![0; slice.len()];
+        found.read_exact_at(&mut read, offset).unwrap();
+        assert_eq!(read, bytes.get(5000..9000).unwrap());
+        assert!(two.place_of(&slice).is_none());
+        assert!(one.place_of(&bytes).is_none(), "a copy is of no file");
     }
 
     #[test]
