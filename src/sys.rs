@@ -182,6 +182,16 @@ pub fn set_receive_queue(socket: &Socket, bytes: usize) {
     }
 }
 
+/// Has the kernel cut what is sent on a UDP socket into datagrams of `size` bytes, the last one shorter
+/// (UDP_SEGMENT, Linux 4.18); 0: nothing is cut.
+///
+/// # Errors
+/// Where the kernel can't. Sending fails besides where the interface can't compute checksums.
+pub fn cut_datagrams(socket: &impl AsRawFd, size: usize) -> io::Result<()> {
+    let size = i32::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &size)
+}
+
 /// Sends a UDP datagram from a chosen source address out of a chosen interface (IP_PKTINFO), so that
 /// a host with several addresses answers from the one that the option 54 of its reply names.
 pub fn send_udp_from(

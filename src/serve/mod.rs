@@ -31,7 +31,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
 
@@ -126,7 +126,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     {
         let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
-        tasks.spawn(async move { tftp.run(prov, shutdown).await });
+        tasks.spawn(own_thread("pristine-tftp", move || tftp.run(prov, shutdown)));
     }
     {
         let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
@@ -167,6 +167,25 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     tracing::info!("ended");
     outcome
+}
+
+/// Runs a server on a thread of its own. TFTP goes block by block: what a block costs in time is what it takes to
+/// wake one thread, while the runtime's threads wake one another.
+async fn own_thread<F: Future<Output = Result<(), ServeError>>>(
+    name: &str,
+    server: impl FnOnce() -> F + Send + 'static,
+) -> Result<(), ServeError> {
+    let (tell, ended) = oneshot::channel();
+    let start = |source| ServeError::Start { what: "a thread", source };
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start);
+        // Nobody hears it where the service has ended.
+        let _ = tell.send(runtime.and_then(|runtime| runtime.block_on(server())));
+    };
+    thread.spawn(run).map_err(start)?;
+    let panicked = |_| ServeError::Ended { what: "a server", source: std::io::Error::other("it panicked") };
+    ended.await.map_err(panicked)?
 }
 
 fn http_settings(config: &Config, at: SocketAddrV4) -> httpd::Settings {

@@ -8,6 +8,7 @@
 mod files;
 mod live;
 pub mod packet;
+mod sender;
 mod server;
 mod session;
 pub mod transfer;

@@ -2,6 +2,7 @@ use super::{
     Files,
     live::Ticket,
     packet::{self, Code, DATA_HEADER, Mode, Request, clean_name},
+    sender::Sender,
     server::Shared,
     transfer::{Step, Transfer},
 };
@@ -98,7 +99,7 @@ async fn connect(server: Ipv4Addr, peer: SocketAddrV4) -> io::Result<UdpSocket> 
 
 async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) -> TransferOutcome {
     let began = Instant::now();
-    let mut outgoing = Vec::new();
+    let mut sender = Sender::new(socket, &transfer);
     let mut incoming = [0; 600];
     let mut step = transfer.start();
     loop {
@@ -106,17 +107,8 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
             Step::Done(outcome) => return outcome,
             Step::Wait => {}
             Step::Send(blocks) => {
-                for block in blocks {
-                    transfer.packet(block, &mut outgoing);
-                    match socket.send(&outgoing).await {
-                        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                            return last_word(&mut transfer, socket, began)
-                                .unwrap_or_else(|| transfer.unreachable());
-                        }
-                        // The link may come back: as good as lost on the way.
-                        Err(error) => tracing::debug!(%error, "TFTP packet not sent"),
-                        Ok(_) => {}
-                    }
+                if sender.send(&transfer, blocks).await.is_err() {
+                    return last_word(&mut transfer, socket, began).unwrap_or_else(|| transfer.unreachable());
                 }
             }
         }

@@ -109,6 +109,16 @@ impl Transfer {
         self.deadline
     }
 
+    /// Bytes of the packet of every block but the last one, which is shorter.
+    pub fn packet_len(&self) -> usize {
+        usize::try_from(self.blksize).unwrap_or(usize::MAX).saturating_add(packet::DATA_HEADER)
+    }
+
+    /// Blocks that are in flight at most.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
     /// Writes the packet of `block` into `out`.
     pub fn packet(&self, block: u64, out: &mut Vec<u8>) {
         if block == 0 {

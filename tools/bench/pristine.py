@@ -24,7 +24,7 @@ tftp_transfers_per_client = 512
 """
 
 
-def config(state, text="", interface="eth0", subnet=True):
+def config(state, text="", interface="eth0", subnet=True, nbp=NBP):
     pool = ""
     if subnet:
         pool = '[[subnet]]\nnetwork = "198.18.0.0/15"\npools = ["198.18.16.0-198.19.255.250"]\n'
@@ -32,7 +32,7 @@ def config(state, text="", interface="eth0", subnet=True):
     path.write_text(
         f'state_dir = "{state}"\nlog = "warn"\n[[interface]]\nname = "{interface}"\nwatch_others = false\n{pool}'
         f'[http]\nport = 80\nroots_at_once = 0\nroots_per_rack = 0\n[images]\nscrub_interval = 0\n'
-        f'[nbp]\ndir = "{NBP}"\n{text}'
+        f'[nbp]\ndir = "{nbp}"\n{text}'
     )
     return path
 

@@ -1,0 +1,83 @@
+"""TFTP of a file in blocks of 1428 bytes, one client, with and without windowsize (16): throughput, and processor time of the server.
+
+One client program for all, atftp. Of the servers dnsmasq 2.90 and tftpd-hpa know no windowsize and send block by block; the best of
+all is the peer of both rows.
+"""
+
+import os
+import time
+
+from frame import GIB, ROOT, TICK, Failed, Process, Wire, in_turns, median, run, wait_for
+from pristine import OPEN_BOUNDS, Service
+
+BLOCK, WINDOW = 1428, 16
+
+
+def atftpd():
+    """tftpd-hpa and atftpd can't be installed side by side: this one is unpacked."""
+    folder = ROOT / "target/bench/peers"
+    if not (folder / "usr/sbin/atftpd").exists():
+        script = "set -euo pipefail; IMAGE=bench; . images/lib.sh; download atftpd"
+        run("dpkg-deb", "-x", run("bash", "-c", script, cwd=ROOT).strip().splitlines()[-1], folder)
+    return folder / "usr/sbin/atftpd"
+
+
+def start(which, wire, folder):
+    www = folder / "tftp"
+    ip = wire.server_ip
+    if which == "pristine":
+        return Service(wire.server, folder / "state", OPEN_BOUNDS, nbp=www)
+    args = {
+        "dnsmasq": ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--enable-tftp",
+                    f"--tftp-root={www}", "--pid-file=", "--log-facility=/dev/null", "--user=root"],
+        "tftpd-hpa": ["in.tftpd", "--foreground", "--address", f"{ip}:69", "--user", "root", "--secure", www],
+        "atftpd": [atftpd(), "--daemon", "--no-fork", "--user", "root.root", "--bind-address", ip, "--verbose=0", "--logfile", "-", www],
+    }[which]
+    process = Process(which, args, folder / f"{which}.log", wire.server)
+    wait_for(f"{which} does not listen", lambda: ":69" in wire.server.run("ss", "-Hlun"), 20, process)
+    return process
+
+
+def fetch(which, folder, size, window, times):
+    """Bytes a second and processor time for a GiB, over `times` transfers."""
+    with Wire() as wire, start(which, wire, folder) as process:
+        out = folder / "got"
+        options = ["--option", f"blksize {BLOCK}", *(["--option", f"windowsize {window}"] if window else [])]
+        began, before = time.monotonic(), process.cpu()
+        children = reaped(process)
+        for _ in range(times):
+            wire.client.run("atftp", *options, "--get", "--remote-file", "file", "--local-file", out, wire.server_ip, timeout=120)
+            if out.stat().st_size != size:
+                raise Failed(f"tftp: {which} sent {out.stat().st_size} bytes of {size}")
+        took = time.monotonic() - began
+        # tftpd-hpa forks for each transfer: what has ended is counted with its parent.
+        cpu = process.cpu() - before + reaped(process) - children
+        return {"bytes_s": size * times / took, "cpu_gib": cpu / (size * times) * GIB}
+
+
+def reaped(process):
+    """Processor time of children that have ended."""
+    fields = open(f"/proc/{process.pid}/stat").read().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / TICK
+
+
+def rows(table, work, rounds, quick):
+    folder = work / "tftp-row"
+    (folder / "tftp").mkdir(parents=True)
+    size = (8 if quick else 24) << 20
+    (folder / "tftp/file").write_bytes(os.urandom(size))
+    servers = ("pristine", "dnsmasq", "tftpd-hpa", "atftpd")
+    best = {}
+    for window, reach in ((None, ">= 1"), (WINDOW, ">= 2")):
+        turns = in_turns(rounds, {s: lambda s=s: fetch(s, folder, size, window, 2) for s in servers})
+        speed = {s: median([r["bytes_s"] for r in runs]) for s, runs in turns.items()}
+        cpu = {s: median([r["cpu_gib"] for r in runs]) for s, runs in turns.items()}
+        peer = max(servers[1:], key=lambda s: speed[s])
+        how = f"windowsize {window}" if window else "no windowsize"
+        others = ", ".join(f"{s} {speed[s] / 1e6:.0f}" for s in servers)
+        table.add("tftp", f"throughput, {how}", f"best: {peer}", speed["pristine"] / speed[peer], reach, f"MB/s: {others}", turns)
+        others = ", ".join(f"{s} {cpu[s]:.1f}" for s in servers)
+        table.add("tftp", f"CPU per GiB, {how}", peer, cpu["pristine"] / cpu[peer], "<= 1", f"s/GiB: {others}", None)
+        best[how] = speed
+    note = "of pristine itself: what a window gives"
+    table.add("tftp", "throughput with a window by that without", "itself", best[f"windowsize {WINDOW}"]["pristine"] / best["no windowsize"]["pristine"], None, note, None)
