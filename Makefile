@@ -13,7 +13,7 @@ INIT := target/init/$(HOST)/release/pristine-init
 STATE := target/images/state
 DEBIAN := target/images/debian.stamp
 
-.PHONY: help setup build release init nbp images test sushy demo demo-rollout bench-store lint fmt deny ci
+.PHONY: help setup build release init nbp images test sushy demo demo-rollout bench bench-store lint fmt deny ci
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -71,6 +71,11 @@ $(DEBIAN): $(shell find images/debian -type f) | build
 demo-rollout: build nbp ## a rollout to a broken image stops and heals by itself; a good one reaches every server
 	images/tiny/build $(STATE)
 	target/debug/pristine lab rollout --nbp-dir $(NBP) --images $(STATE)
+
+bench: release nbp ## next to Kea, dnsmasq, nginx and others on the same work, as ratios; ROWS=dhcp,http chooses (docs/benchmarks.md)
+	images/tiny/build $(STATE)
+	tools/setup --bench
+	ROWS='$(ROWS)' python3 -B tools/bench
 
 bench-store: release ## what ten versions of a Debian image cost in the store, next to casync, and what serving chunks costs
 	tools/bench-store

@@ -20,7 +20,7 @@ from frame import ROOT, Failed, Table, run, say
 ROWS = ["dhcp", "http", "tftp", "image", "scale", "counts", "storm", "boot"]
 
 PEERS = [
-    "kea-dhcp4-server", "kea-admin", "dnsmasq-base", "nginx", "wrk", "hyperfine", "tftpd-hpa", "atftpd", "atftp", "curl",
+    "kea-dhcp4-server", "kea-admin", "dnsmasq-base", "nginx", "tftpd-hpa", "atftpd", "atftp", "curl",
     "cryptsetup-bin", "coreutils", "qemu-system-x86", "ovmf", "seabios", "ipxe-qemu", "valgrind", "strace",
 ]
 

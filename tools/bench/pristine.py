@@ -1,12 +1,11 @@
 """The service that is measured: its configuration, its start, and the images it serves."""
 
-import json
 import os
+import subprocess
 import time
-import urllib.request
 from pathlib import Path
 
-from frame import ROOT, Process, Wire, run, wait_for
+from frame import ROOT, Process, Wire, wait_for
 
 PROGRAM = Path(os.environ.get("PRISTINE") or ROOT / "target/release/pristine").resolve()
 NBP = ROOT / "target/nbp"
@@ -24,14 +23,16 @@ tftp_transfers_per_client = 512
 """
 
 
-def config(state, text="", interface="eth0", subnet=True, nbp=NBP):
+def config(state, text="", interface="eth0", subnet=True, nbp=NBP, turns=False):
     pool = ""
     if subnet:
         pool = '[[subnet]]\nnetwork = "198.18.0.0/15"\npools = ["198.18.16.0-198.19.255.250"]\n'
+    # Clients that name no boot take no turns anyway; a bench of turns has the usual ones.
+    line = "" if turns else "roots_at_once = 0\nroots_per_rack = 0\n"
     path = Path(state).with_suffix(".toml")
     path.write_text(
         f'state_dir = "{state}"\nlog = "warn"\n[[interface]]\nname = "{interface}"\nwatch_others = false\n{pool}'
-        f'[http]\nport = 80\nroots_at_once = 0\nroots_per_rack = 0\n[images]\nscrub_interval = 0\n'
+        f'[http]\nport = 80\n{line}[images]\nscrub_interval = 0\n'
         f'[nbp]\ndir = "{nbp}"\n{text}'
     )
     return path
@@ -51,8 +52,6 @@ class Service(Process):
         self.start_time = time.monotonic() - began
 
     def answers(self):
-        import subprocess
-
         got = subprocess.run(
             ["ip", "netns", "exec", self.netns.name, "curl", "-s", "-o", "/dev/null", f"http://{Wire.server_ip}/"],
             check=False,
@@ -62,14 +61,3 @@ class Service(Process):
     def command(self, *args):
         """The CLI, beside the service."""
         return self.netns.run(PROGRAM, "--config", self.config, *args)
-
-
-def image_blobs(state, tag):
-    """Digest and size of the blobs of an image."""
-    shown = json.loads(run(PROGRAM, "--state-dir", state, "image", "show", tag, "--json"))
-    return shown["manifest"]
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return answer.read()

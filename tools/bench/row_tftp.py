@@ -64,7 +64,7 @@ def reaped(process):
 def rows(table, work, rounds, quick):
     folder = work / "tftp-row"
     (folder / "tftp").mkdir(parents=True)
-    size = (8 if quick else 24) << 20
+    size = (8 if quick else 16) << 20
     (folder / "tftp/file").write_bytes(os.urandom(size))
     servers = ("pristine", "dnsmasq", "tftpd-hpa", "atftpd")
     best = {}

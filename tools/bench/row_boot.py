@@ -1,0 +1,200 @@
+"""Power-on to userland of one virtual server (QEMU, TCG): the same firmware, boot programs, kernel, root and machine, once booted by Pristine,
+once by dnsmasq and nginx set up as their manuals and iPXE's say, and once by them with all that is known to be slow taken away.
+
+The peers' initramfs is the plain one: busybox, an address by DHCP, the whole root by wget into memory, a loop device, an overlay, switch_root.
+Userland is the first line of the image's own init on the serial console. The switch has a namespace of its own, as in `pristine lab`.
+"""
+
+import json
+import os
+import shutil
+
+import time
+
+from frame import ROOT, Failed, Netns, Process, in_turns, median, run, say, wait_for
+from pristine import NBP, PROGRAM, Service
+from row_http import nginx
+
+OVMF_CODE, OVMF_VARS = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
+FIRMWARE = {"bios": "<= 0.55", "uefi-pxe": "<= 0.7", "uefi-http": "<= 0.7"}
+MAC = "52:54:00:19:81:01"
+SERVER = "198.18.0.1"
+BOUND = 240
+
+# Of each part the manual's own example: dnsmasq(8) and iPXE's page on chainloading.
+MANUAL = """port=0
+interface=eth0
+dhcp-range=198.18.0.100,198.18.0.200,1h
+enable-tftp
+tftp-root={www}
+dhcp-match=set:ipxe,175
+dhcp-match=set:efi64,option:client-arch,7
+dhcp-match=set:http,option:client-arch,16
+dhcp-boot=tag:!ipxe,undionly.kpxe
+dhcp-boot=tag:efi64,tag:!ipxe,snponly.efi
+dhcp-option-force=tag:http,tag:!ipxe,60,HTTPClient
+dhcp-boot=tag:http,tag:!ipxe,http://{server}:8080/snponly.efi
+dhcp-boot=tag:ipxe,http://{server}:8080/boot.ipxe
+"""
+# No wait for a ping, none for a proxy DHCP server, none for a router.
+TUNED = MANUAL + """no-ping
+dhcp-authoritative
+dhcp-option-force=tag:ipxe,175,b0:01:01
+enable-ra
+ra-param=eth0,0,0
+dhcp-range=fd00:198:18::,ra-only
+"""
+
+INIT = """#!/bin/sh
+/bin/busybox mkdir -p /proc /sys /dev /run /new
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev
+for module in virtio_pci virtio_net af_packet loop squashfs overlay; do modprobe $module 2>/dev/null; done
+ip link set eth0 up
+udhcpc -i eth0 -q -n -t 20 -T 1 -s /lease
+mount -t tmpfs -o size=80% tmpfs /run
+wget -q -O /run/root.squashfs http://%s:8080/root || exec sh
+mkdir -p /run/lower /run/upper /run/work
+mount -t squashfs -o loop,ro /run/root.squashfs /run/lower
+mount -t overlay -o lowerdir=/run/lower,upperdir=/run/upper,workdir=/run/work overlay /new
+exec switch_root /new /sbin/init
+""" % SERVER
+LEASE = """#!/bin/sh
+[ "$1" = bound ] && ip addr add "$ip/${mask:-24}" dev "$interface"
+exit 0
+"""
+
+
+def qemu(firmware, folder, log):
+    args = [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-machine", "q35,graphics=off", "-m", "1024",
+        "-smp", "1", "-accel", "tcg", "-cpu", "qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16", "-device", "virtio-rng-pci", "-serial",
+        f"file:{log}", "-netdev", "tap,id=net,ifname=tap0,script=no,downscript=no",
+    ]
+    uefi = firmware != "bios"
+    args += ["-device", f"virtio-net-pci,netdev=net,mac={MAC},bootindex=1" + (",romfile=" if uefi else "")]
+    if not uefi:
+        return args + ["-boot", "menu=off,reboot-timeout=3000"]
+    shutil.copyfile(OVMF_VARS, folder / "vars")
+    args += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}", "-drive", f"if=pflash,format=raw,unit=1,file={folder / 'vars'}"]
+    off = ["IPv6PXESupport"] if firmware == "uefi-pxe" else ["IPv4PXESupport", "IPv6PXESupport"]
+    return args + [word for name in off for word in ("-fw_cfg", f"name=opt/org.tianocore/{name},string=n")]
+
+
+class Switch:
+    """A bridge in a namespace of its own, the server on it in another, and a tap for the machine."""
+
+    def __enter__(self):
+        self.switch, self.server = Netns(), Netns()
+        self.switch.ip("link", "add", "sw0", "type", "bridge")
+        self.switch.ip("link", "set", "sw0", "up")
+        self.switch.ip("link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", self.server.name)
+        self.switch.ip("link", "set", "port0", "master", "sw0", "up")
+        self.server.ip("addr", "add", f"{SERVER}/24", "dev", "eth0")
+        self.server.ip("link", "set", "eth0", "up")
+        self.switch.ip("tuntap", "add", "tap0", "mode", "tap")
+        self.switch.ip("link", "set", "tap0", "master", "sw0", "up")
+        return self
+
+    def __exit__(self, *_):
+        self.server.close()
+        self.switch.close()
+
+
+def parts(folder):
+    """The image tiny:1 for us, and the same kernel, modules and root for the peers."""
+    tree, www = folder / "tree", folder / "www"
+    tree.mkdir()
+    www.mkdir()
+    run(ROOT / "images/tiny/root", tree, "1", cwd=ROOT)
+    shutil.copyfile(next((tree / "boot").glob("vmlinuz-*")), www / "vmlinuz")
+    for name in ("undionly.kpxe", "snponly.efi"):
+        shutil.copyfile(NBP / name, www / name)
+    shutil.copytree(ROOT / "target/images/state", folder / "state", symlinks=True)
+    for leftover in ("pristine.db", "pristine.db-wal", "pristine.db-shm"):
+        (folder / "state" / leftover).unlink(missing_ok=True)
+    initramfs = folder / "initramfs"
+    (initramfs / "bin").mkdir(parents=True)
+    shutil.copy(tree / "bin/busybox", initramfs / "bin/busybox")
+    os.symlink("busybox", initramfs / "bin/sh")
+    shutil.copytree(tree / "lib/modules", initramfs / "lib/modules")
+    for name, text in (("init", INIT), ("lease", LEASE)):
+        (initramfs / name).write_text(text)
+        (initramfs / name).chmod(0o755)
+    run("sh", "-c", f"find . | cpio --quiet -o -H newc | gzip -9 >{www}/initrd.img", cwd=initramfs)
+    line = "console=ttyS0 rdinit=/init"
+    (www / "boot.ipxe").write_text(
+        f"#!ipxe\nkernel http://{SERVER}:8080/vmlinuz initrd=initrd.img {line}\ninitrd http://{SERVER}:8080/initrd.img\nboot\n"
+    )
+
+
+def root_of(switch, folder):
+    """The very squashfs that tiny:1 has, as the service gives it."""
+    shown = json.loads(run(PROGRAM, "--state-dir", folder / "state", "image", "show", "tiny:1", "--json"))
+    digest = shown["manifest"]["rootfs"]["blob"]["digest"]
+    with start("pristine", switch, folder):
+        switch.server.run("curl", "-sf", "-o", folder / "www/root", f"http://{SERVER}/blobs/{digest}")
+
+
+class Peers:
+    """dnsmasq and nginx."""
+
+    def __init__(self, switch, folder, text):
+        conf = folder / "dnsmasq.conf"
+        conf.write_text(text.format(www=folder / "www", server=SERVER))
+        (folder / "dnsmasq.leases").unlink(missing_ok=True)
+        self.web = nginx(switch, folder)
+        args = ["dnsmasq", "--keep-in-foreground", f"--conf-file={conf}", f"--dhcp-leasefile={folder / 'dnsmasq.leases'}", "--pid-file=",
+                "--user=root", "--log-facility=-"]
+        self.dhcp = Process("dnsmasq", args, folder / "dnsmasq.log", switch.server)
+        wait_for("dnsmasq does not listen", lambda: ":67" in switch.server.run("ss", "-Hlun"), 20, self.dhcp)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.dhcp.stop()
+        self.web.stop()
+
+
+def start(which, switch, folder):
+    if which == "manual":
+        return Peers(switch, folder, MANUAL)
+    if which == "tuned":
+        return Peers(switch, folder, TUNED)
+    for name in ("pristine.db", "pristine.db-wal", "pristine.db-shm"):
+        (folder / "state" / name).unlink(missing_ok=True)
+    service = Service(switch.server, folder / "state", subnet=False)
+    service.command("default", "tiny:1")
+    return service
+
+
+def boot(which, firmware, folder):
+    """Seconds from power-on to the first line of userland."""
+    log = folder / "console"
+    log.write_bytes(b"")
+    with Switch() as switch, start(which, switch, folder):
+        began = time.monotonic()
+        with Process("QEMU", qemu(firmware, folder, log), folder / "qemu.log", switch.switch) as machine:
+            try:
+                wait_for(f"{which}, {firmware}: no userland", lambda: b"tiny: tiny:1 up" in log.read_bytes(), BOUND, machine)
+            except Failed as why:
+                raise Failed(f"{why}; the console says: {log.read_text(errors='replace')[-300:]!r}") from None
+            took = time.monotonic() - began
+    say(f"boot: {which} {firmware} {took:.1f} s")
+    return took
+
+
+def rows(table, work, rounds, quick):
+    folder = work / "boot"
+    folder.mkdir()
+    parts(folder)
+    with Switch() as switch:
+        root_of(switch, folder)
+    for firmware, reach in FIRMWARE.items():
+        turns = in_turns(1 if quick else min(rounds, 3), {w: lambda w=w: boot(w, firmware, folder) for w in ("pristine", "manual", "tuned")})
+        took = {w: median(times) for w, times in turns.items()}
+        note = f"{took['pristine']:.1f} by {took['manual']:.1f} s"
+        table.add("boot", f"power-on to userland, {firmware}", "dnsmasq + nginx", took["pristine"] / took["manual"], reach, note, turns)
+        note = f"{took['pristine']:.1f} by {took['tuned']:.1f} s"
+        table.add("boot", "the same", "the same, tuned", took["pristine"] / took["tuned"], "<= 0.95", note, None)

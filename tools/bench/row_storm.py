@@ -1,0 +1,66 @@
+"""64 machines that want the same root at once, over a link shaped to 1 Gbit/s (tbf at the server): when each of them has it.
+
+Pristine lets some fetch at a time (roots_at_once, as it is by default) and has the others wait in line; nginx serves all at once. The machines
+are simulated: each asks for its boot script and then fetches the root of that boot.
+"""
+
+import json
+import re
+import subprocess
+import sys
+
+from content import imported, squashfs
+from frame import Failed, Wire, in_turns, median
+from pristine import OPEN_BOUNDS, Service
+from row_http import nginx
+from tools import built
+
+MACHINES = 64
+RATE = 1_000_000_000
+# Of a frame of 1,514 bytes, and the 24 that Ethernet adds, what is the root's.
+USEFUL = 1448 / 1514
+
+
+def rows(table, work, rounds, quick):
+    folder = work / "storm"
+    folder.mkdir()
+    root = squashfs(folder, 16 if quick else 64)
+    size = root.stat().st_size
+    digest = imported(folder / "state", folder, root)
+    (folder / "www").mkdir()
+    (folder / "www/root").write_bytes(root.read_bytes())
+
+    def storm(which):
+        with Wire() as wire:
+            wire.server.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", f"{RATE}bit", "burst", "256kb", "latency", "50ms")
+            if which == "nginx":
+                with nginx(wire, folder):
+                    return fetch(wire, 8080, ["/root"] * MACHINES, None)
+            with Service(wire.server, folder / "state", OPEN_BOUNDS, turns=True) as service:
+                service.command("default", "web:1")
+                return fetch(wire, 80, [path_of(wire, n) for n in range(MACHINES)], 5)
+
+    def path_of(wire, n):
+        url = f"http://{wire.server_ip}/boot/script?mac=02:20:00:00:00:{n:02x}&platform=efi&buildarch=x86_64"
+        script = wire.client.run("curl", "-sf", url)
+        boot = re.search(r"pristine\.boot=(\w+)", script)
+        if not boot:
+            raise Failed(f"storm: a machine got no boot script: {script[:200]}")
+        return f"/blobs/{digest}?boot={boot[1]}"
+
+    def fetch(wire, port, paths, wait):
+        order = {"server": wire.server_ip, "port": port, "paths": paths, "wait": wait}
+        args = ["ip", "netns", "exec", wire.client.name, sys.executable, "-B", built("storm.py")]
+        done = subprocess.run([str(a) for a in args], input=json.dumps(order), stdout=subprocess.PIPE, text=True, timeout=900, check=True)
+        found = json.loads(done.stdout)
+        if len(found["finished"]) != MACHINES:
+            raise Failed(f"storm: {len(found['finished'])} of {MACHINES} machines have their root: {found['wrong'][:3]}")
+        ends = found["finished"]
+        return {"mean": sum(ends) / len(ends), "last": ends[-1], "used": size * MACHINES * 8 / USEFUL / ends[-1] / RATE}
+
+    turns = in_turns(max(1, rounds // 2), {w: lambda w=w: storm(w) for w in ("pristine", "nginx")})
+    at = {w: {k: median([r[k] for r in runs]) for k in runs[0]} for w, runs in turns.items()}
+    mine, theirs = at["pristine"], at["nginx"]
+    table.add("storm", f"{MACHINES} machines at 1 Gbit/s: mean finish", "nginx", mine["mean"] / theirs["mean"], "<= 0.65", f"{mine['mean']:.1f} by {theirs['mean']:.1f} s", turns)
+    table.add("storm", "the same: last finish", "nginx", mine["last"] / theirs["last"], "<= 1.05", f"{mine['last']:.1f} by {theirs['last']:.1f} s", None)
+    table.add("storm", "part of the link that is used", "the link", mine["used"], ">= 0.95", f"nginx {theirs['used']:.2f}", None)
