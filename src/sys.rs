@@ -248,6 +248,33 @@ pub fn map_readonly(file: &std::fs::File) -> io::Result<memmap2::Mmap> {
     unsafe { memmap2::MmapOptions::new().map(file) }
 }
 
+/// Whether all pages of a stretch of a mapping are in memory (`mincore`), so that using them waits for no disk. They may
+/// be pushed out the next moment: good for what may be slow once in a while, and no more.
+///
+/// # Errors
+/// A stretch that is not within the mapping.
+pub fn is_resident(map: &memmap2::Mmap, start: usize, len: usize) -> io::Result<bool> {
+    const PAGES: usize = 1024;
+    let page = rustix::param::page_size();
+    let end = start.checked_add(len).filter(|end| *end <= map.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut states = [0u8; PAGES];
+    let mut at = start - start % page;
+    while at < end {
+        let len = (end - at).min(PAGES * page);
+        // SAFETY: `at` is within the mapping, which is at least `at + len` long and begins on a page; the kernel writes
+        // one byte for each page of it, of which there are at most PAGES.
+        let done = unsafe { libc::mincore(map.as_ptr().add(at).cast_mut().cast(), len, states.as_mut_ptr()) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if states.iter().take(len.div_ceil(page)).any(|state| state & 1 == 0) {
+            return Ok(false);
+        }
+        at += len;
+    }
+    Ok(true)
+}
+
 /// Whether the kernel's clock is kept in step by somebody (NTP); `None` where it doesn't tell.
 pub fn clock_synchronised() -> Option<bool> {
     // SAFETY: `timex` is plain numbers, for which all zeros are valid; modes 0 only reads, and the

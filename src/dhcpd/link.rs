@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -115,7 +116,7 @@ impl Served {
     }
 
     /// Serves until the task is dropped. `sockets` are those that were opened at the start, if any.
-    pub async fn serve<A: Answer>(self: Arc<Served>, mut sockets: Option<Sockets>, answer: A) {
+    pub async fn serve<A: Answer>(self: Arc<Served>, mut sockets: Option<Sockets>, answer: A, acks: Handle) {
         let mut interfaces = self.interfaces.clone();
         loop {
             match sockets.take() {
@@ -129,7 +130,7 @@ impl Served {
                     };
                     tokio::select! {
                         gone = changed => if gone.is_err() { return },
-                        failed = self.run(Arc::clone(&open), &answer) => {
+                        failed = self.run(Arc::clone(&open), &answer, &acks) => {
                             if let (Err(error), Some(_)) = (failed, self.warn_open.due(Instant::now())) {
                                 tracing::warn!(interface = name, %error, "a socket failed: opening anew");
                             }
@@ -153,7 +154,12 @@ impl Served {
     }
 
     /// Everything that goes on on an open link. Ends when a socket fails.
-    async fn run<A: Answer>(self: &Arc<Served>, sockets: Arc<Sockets>, answer: &A) -> io::Result<()> {
+    async fn run<A: Answer>(
+        self: &Arc<Served>,
+        sockets: Arc<Sockets>,
+        answer: &A,
+        acks: &Handle,
+    ) -> io::Result<()> {
         answer.opened(&self.link(&sockets, Port::Server67));
         let listen = async {
             match &sockets.prober {
@@ -174,8 +180,8 @@ impl Served {
             }
         };
         tokio::try_join!(
-            self.receive(&sockets, Port::Server67, answer),
-            self.receive(&sockets, Port::BootServer4011, answer),
+            self.receive(&sockets, Port::Server67, answer, acks),
+            self.receive(&sockets, Port::BootServer4011, answer, acks),
             listen,
             advertise,
             watch,
@@ -202,6 +208,7 @@ impl Served {
         sockets: &Arc<Sockets>,
         port: Port,
         answer: &A,
+        acks: &Handle,
     ) -> io::Result<()> {
         let socket = sockets.of(port);
         let link = Arc::new(self.link(sockets, port));
@@ -209,7 +216,7 @@ impl Served {
         let mut tasks = JoinSet::new();
         // As long as the gate lets in.
         let (promised, promises) = mpsc::unbounded_channel();
-        tasks.spawn(keep_promises(promises, answer.clone()));
+        tasks.spawn_on(keep_promises(promises, answer.clone()), acks);
         loop {
             let (len, from) = tokio::select! {
                 got = socket.recv_from(&mut buffer) => got?,

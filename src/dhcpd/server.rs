@@ -1,7 +1,7 @@
 use super::{Answer, LinkStatus, OtherServer, Settings, link::Served, others, sockets::Sockets};
 use crate::{dhcp::Mode, sys::links};
 use std::{io, sync::Arc};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 /// The DHCP server with its sockets open, not yet answering.
 #[derive(Debug)]
@@ -38,12 +38,18 @@ impl Server {
         Monitor { links: self.links.iter().map(|(served, _)| Arc::clone(served)).collect() }
     }
 
-    /// Answers until `shutdown` is true (or its sender is gone). A reply is sent only after `answer`
-    /// returned it, so ending at any time breaks no promise.
-    pub async fn run<A: Answer>(self, answer: A, mut shutdown: watch::Receiver<bool>) -> io::Result<()> {
+    /// Answers until `shutdown` is true (or its sender is gone), on the runtime in which it was bound. A reply is sent
+    /// only after `answer` returned it and what it promises is on disk, so ending at any time breaks no promise.
+    /// ACKs wait for that on `acks`.
+    pub async fn run<A: Answer>(
+        self,
+        answer: A,
+        acks: Handle,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> io::Result<()> {
         let mut tasks = JoinSet::new();
         for (served, sockets) in self.links {
-            tasks.spawn(served.serve(sockets, answer.clone()));
+            tasks.spawn(served.serve(sockets, answer.clone(), acks.clone()));
         }
         tokio::select! {
             _ = shutdown.wait_for(|stop| *stop) => Ok(()),

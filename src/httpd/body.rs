@@ -77,6 +77,14 @@ impl Piece {
     }
 }
 
+/// The next window of the blob.
+enum Ahead {
+    /// It lies in memory.
+    Ready(Vec<Bytes>),
+    /// A thread that may block reads it from the disk.
+    Loading(JoinHandle<io::Result<Vec<Bytes>>>),
+}
+
 /// A response body of a known length, from memory and from a blob, that loads the next window of
 /// the blob while the last one is sent.
 pub(super) struct PieceBody {
@@ -84,7 +92,7 @@ pub(super) struct PieceBody {
     pieces: VecDeque<Piece>,
     /// Loaded and not yet handed over; belongs in front of `pieces`.
     window: VecDeque<Bytes>,
-    loading: Option<JoinHandle<io::Result<Vec<Bytes>>>>,
+    ahead: Option<Ahead>,
     left: u64,
     receipt: Option<Receipt>,
 }
@@ -103,16 +111,21 @@ impl PieceBody {
         let began = conn.written();
         let needs = (left == 0).then_some(began);
         let receipt = Some(Receipt { conn, began, needs, tell });
-        PieceBody { content, pieces, window: VecDeque::new(), loading: None, left, receipt }
+        PieceBody { content, pieces, window: VecDeque::new(), ahead: None, left, receipt }
     }
 
-    /// Begins to load what follows, if it is of the blob and nothing is being loaded.
+    /// Begins to load what follows, if it is of the blob and that was not begun.
     fn load_ahead(&mut self) {
         if let (None, Some(Piece::Blob(range)), Some(content)) =
-            (&self.loading, self.pieces.front(), &self.content)
+            (&self.ahead, self.pieces.front(), &self.content)
         {
-            let (content, range) = (Arc::clone(content), range.clone());
-            self.loading = Some(spawn_blocking(move || content.load(range)));
+            self.ahead = Some(match content.ready(range.clone()) {
+                Some(window) => Ahead::Ready(window),
+                None => {
+                    let (content, range) = (Arc::clone(content), range.clone());
+                    Ahead::Loading(spawn_blocking(move || content.load(range)))
+                }
+            });
         }
     }
 
@@ -158,12 +171,15 @@ impl Body for PieceBody {
                 }
                 Some(Piece::Blob(_)) => {
                     this.load_ahead();
-                    let Some(loading) = &mut this.loading else {
-                        return Poll::Ready(Some(Err(io::Error::other("a blob body without a blob"))));
+                    let loaded = match &mut this.ahead {
+                        Some(Ahead::Ready(window)) => Ok(std::mem::take(window)),
+                        Some(Ahead::Loading(loading)) => ready!(Pin::new(loading).poll(cx))
+                            .map_err(io::Error::other)
+                            .and_then(|window| window),
+                        None => Err(io::Error::other("a blob body without a blob")),
                     };
-                    let loaded = ready!(Pin::new(loading).poll(cx));
-                    this.loading = None;
-                    match loaded.map_err(io::Error::other).and_then(|window| window) {
+                    this.ahead = None;
+                    match loaded {
                         Ok(window) => this.window = window.into(),
                         Err(error) => return Poll::Ready(Some(Err(error))),
                     }

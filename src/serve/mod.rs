@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::{Builder, EnterGuard, Handle, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
     task::JoinSet,
@@ -50,7 +51,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         tracing::warn!("every interface is off: only HTTP and the API are served");
     }
     crate::sys::limits::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|source| ServeError::Start { what: "the runtime", source })?;
@@ -84,8 +85,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let http_at = SocketAddrV4::new(config.http.listen, config.http.port);
     let http = httpd::Server::bind(http_settings(&config, http_at))
         .map_err(|e| ServeError::taken("HTTP for machines", "tcp", e.addr.into(), e.source))?;
-    let dhcp = dhcpd::Server::bind(dhcp_settings(&config))
-        .map_err(|source| ServeError::Start { what: "DHCP", source })?;
+    // The sockets belong to the runtime of the thread that reads them.
+    let dhcp_thread = OwnThread::new("pristine-dhcp")?;
+    let dhcp = {
+        let _entered = dhcp_thread.enter();
+        dhcpd::Server::bind(dhcp_settings(&config))
+            .map_err(|source| ServeError::Start { what: "DHCP", source })?
+    };
     let tftp = tftp::Follower::bind(&config)?;
 
     let monitor = dhcp.monitor();
@@ -122,11 +128,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     {
         let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
-        tasks.spawn(async move { dhcp.run(prov, shutdown).await.map_err(failed("DHCP")) });
+        let acks = Handle::current();
+        let run = async move { dhcp.run(prov, acks, shutdown).await.map_err(failed("DHCP")) };
+        tasks.spawn(dhcp_thread.run(run));
     }
     {
         let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
-        tasks.spawn(own_thread("pristine-tftp", move || tftp.run(prov, shutdown)));
+        tasks.spawn(OwnThread::new("pristine-tftp")?.run(tftp.run(prov, shutdown)));
     }
     {
         let (prov, shutdown) = (provisioner.clone(), shutdown.clone());
@@ -169,23 +177,58 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     outcome
 }
 
-/// Runs a server on a thread of its own. TFTP goes block by block: what a block costs in time is what it takes to
-/// wake one thread, while the runtime's threads wake one another.
-async fn own_thread<F: Future<Output = Result<(), ServeError>>>(
-    name: &str,
-    server: impl FnOnce() -> F + Send + 'static,
-) -> Result<(), ServeError> {
-    let (tell, ended) = oneshot::channel();
-    let start = |source| ServeError::Start { what: "a thread", source };
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start);
-        // Nobody hears it where the service has ended.
-        let _ = tell.send(runtime.and_then(|runtime| runtime.block_on(server())));
-    };
-    thread.spawn(run).map_err(start)?;
-    let panicked = |_| ServeError::Ended { what: "a server", source: std::io::Error::other("it panicked") };
-    ended.await.map_err(panicked)?
+/// A thread for one server, with a runtime of its own. What a packet of DHCP or a block of TFTP costs in time is what it
+/// takes to wake the thread that answers it: the common runtime's threads wake one another besides, and serve roots.
+struct OwnThread {
+    name: &'static str,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl OwnThread {
+    fn new(name: &'static str) -> Result<OwnThread, ServeError> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| ServeError::Start { what: "a runtime", source })?;
+        Ok(OwnThread { name, runtime: Some(runtime) })
+    }
+
+    /// Begins at the first poll, and goes on to the server's end even where this is dropped before.
+    async fn run(
+        mut self,
+        server: impl Future<Output = Result<(), ServeError>> + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let (tell, ended) = oneshot::channel();
+        let (name, runtime) = (self.name, self.runtime.take());
+        let run = move || {
+            if let Some(runtime) = runtime {
+                // Nobody hears it where the service has ended.
+                let _ = tell.send(runtime.block_on(server));
+            }
+        };
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .map_err(|source| ServeError::Start { what: "a thread", source })?;
+        let panicked =
+            |_| ServeError::Ended { what: name, source: std::io::Error::other("its thread panicked") };
+        ended.await.map_err(panicked)?
+    }
+
+    /// For what is to belong to the runtime.
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.runtime.as_ref().map(Runtime::enter)
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        // Where the service can't start after all, within a runtime that must not wait for another one.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn http_settings(config: &Config, at: SocketAddrV4) -> httpd::Settings {

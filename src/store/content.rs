@@ -63,6 +63,25 @@ impl Content {
     /// # Errors
     /// The disk's; also where a file has become shorter, or the range goes beyond the end.
     pub fn load(&self, range: Range<u64>) -> io::Result<Vec<Bytes>> {
+        let mut out = Vec::new();
+        for (file, stretch) in self.window(range)? {
+            let slice = file.load(stretch.clone())?;
+            let short = (slice.len() as u64) < stretch.end - stretch.start;
+            out.push(slice);
+            if short {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// What [`Content::load`] gives, where that takes no disk; else `None`.
+    pub fn ready(&self, range: Range<u64>) -> Option<Vec<Bytes>> {
+        self.window(range).ok()?.iter().map(|(file, stretch)| file.ready(stretch)).collect()
+    }
+
+    /// Where the beginning of `range` lies, at most a window.
+    fn window(&self, range: Range<u64>) -> io::Result<Vec<(&Mapped, Range<u64>)>> {
         let end = range.end.min(range.start.saturating_add(WINDOW));
         let mut at = range.start;
         let mut out = Vec::new();
@@ -76,13 +95,8 @@ impl Content {
             if from >= to {
                 break;
             }
-            let slice = part.file.load(from..to)?;
-            let short = (slice.len() as u64) < to - from;
-            at += slice.len() as u64;
-            out.push(slice);
-            if short {
-                return Ok(out);
-            }
+            at += to - from;
+            out.push((&*part.file, from..to));
         }
         if at < end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(out) }
     }

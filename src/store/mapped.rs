@@ -53,6 +53,14 @@ impl Mapped {
         within.then_some((file, offset as u64))
     }
 
+    /// What [`Mapped::load`] gives, where that takes no disk.
+    pub fn ready(&self, range: &Range<u64>) -> Option<Bytes> {
+        let Mapped::Map { bytes, map, .. } = self else { return None };
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        let in_memory = sys::is_resident(map, start, end.checked_sub(start)?).is_ok_and(|all| all);
+        in_memory.then(|| bytes.slice(start..end))
+    }
+
     /// Loads `range`, or its beginning where it must be copied. Blocks on the disk.
     ///
     /// # Errors
@@ -161,6 +169,20 @@ mod tests {
         assert_eq!(read, bytes.get(5000..9000).unwrap());
         assert!(two.place_of(&slice).is_none());
         assert!(one.place_of(&bytes).is_none(), "a copy is of no file");
+    }
+
+    #[test]
+    fn what_is_in_memory_needs_no_loading_and_a_file_that_was_cut_does() {
+        let dir = TempDir::new();
+        let (file, bytes) = file(&dir);
+        let mapped = Mapped::new(file.try_clone().unwrap(), SIZE);
+        for range in [0..SIZE, 5000..9001, SIZE - 1..SIZE, 7..7] {
+            let slice = mapped.ready(&range).expect("it was written just now");
+            assert!(slice == bytes.get(range.start as usize..range.end as usize).unwrap());
+        }
+        assert!(mapped.ready(&(0..SIZE + 1)).is_none());
+        file.set_len(1000).unwrap();
+        assert!(mapped.ready(&(0..SIZE)).is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 /// How long anything may take before a test gives up on it.
 pub const BOUND: Duration = Duration::from_secs(20);
@@ -95,7 +95,7 @@ impl Service {
                 match Server::bind(Settings { interfaces }) {
                     Ok(server) => {
                         started.send(Ok(server.monitor())).unwrap();
-                        server.run(answer, stop).await
+                        server.run(answer, Handle::current(), stop).await
                     }
                     Err(error) => {
                         started.send(Err(error)).unwrap();
