@@ -52,7 +52,7 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs 
 for module in virtio_pci virtio_net af_packet loop squashfs overlay; do modprobe $module 2>/dev/null; done
 ip link set eth0 up
 udhcpc -i eth0 -q -n -t 20 -T 1 -s /lease
-mount -t tmpfs -o size=80% tmpfs /run
+mount -t tmpfs -o size=80%% tmpfs /run
 wget -q -O /run/root.squashfs http://%s:8080/root || exec sh
 mkdir -p /run/lower /run/upper /run/work
 mount -t squashfs -o loop,ro /run/root.squashfs /run/lower
@@ -91,6 +91,8 @@ class Switch:
         self.switch.ip("link", "add", "port0", "type", "veth", "peer", "name", "eth0", "netns", self.server.name)
         self.switch.ip("link", "set", "port0", "master", "sw0", "up")
         self.server.ip("addr", "add", f"{SERVER}/24", "dev", "eth0")
+        # dnsmasq advertises prefixes that it has an address of.
+        self.server.ip("addr", "add", "fd00:198:18::1/64", "dev", "eth0", "nodad")
         self.server.ip("link", "set", "eth0", "up")
         self.switch.ip("tuntap", "add", "tap0", "mode", "tap")
         self.switch.ip("link", "set", "tap0", "master", "sw0", "up")
@@ -170,7 +172,7 @@ def start(which, switch, folder):
 
 
 def boot(which, firmware, folder):
-    """Seconds from power-on to the first line of userland."""
+    """Seconds from power-on to the first line of userland. QEMU starts the machine at once."""
     log = folder / "console"
     log.write_bytes(b"")
     with Switch() as switch, start(which, switch, folder):
