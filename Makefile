@@ -13,7 +13,7 @@ INIT := target/init/$(HOST)/release/pristine-init
 STATE := target/images/state
 DEBIAN := target/images/debian.stamp
 
-.PHONY: help setup build release init nbp images test sushy demo demo-rollout bench bench-store lint fmt deny ci
+.PHONY: help setup build release init nbp images test torture sushy demo demo-rollout bench bench-store lint fmt deny ci
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -55,6 +55,9 @@ target/sushy/stamp: tests/it/sushy/requirements.txt | setup
 
 test: build nbp images sushy ## units, properties, integration in namespaces, real boots on four firmware paths
 	cargo test --locked --workspace
+
+torture: build nbp images ## breaks the service on purpose, at length, and prints what was lost by fault; the tests have the short form
+	tools/torture
 
 # The debug build: it is made in a third of the time.
 demo: build nbp $(DEBIAN) ## real Debian on one BIOS and one UEFI machine: boots, forgets, is upgraded and rolled back

@@ -26,4 +26,5 @@ mod signatures;
 mod state;
 mod store;
 mod tftp;
+mod torture;
 mod transfer;
