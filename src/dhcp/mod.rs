@@ -39,7 +39,7 @@ pub use flat::{FlatClash, FlatLinks};
 pub use leases::{Bounds, Leases};
 pub use link::{Link, Mode, Port};
 pub use outcome::{Action, Destination, Outcome, Probed, Reason, Reply, ReplyKind};
-pub use parse::{Malformed, MessageType, Request, parse};
+pub use parse::{Malformed, MessageType, Request, parse, peek_mac};
 pub use respond::respond;
 pub use site::{RawOption, Reservation, Route, Site, Subnet};
 pub use values::{Cidr, HexBytes, MacPrefix, Range, Seconds, ValueError};

@@ -64,6 +64,13 @@ pub struct Request {
     pub(super) options: Options,
 }
 
+/// The MAC that a datagram says it is from, at next to no cost, where it looks like a request of an Ethernet
+/// machine. What [`parse`] thinks of the rest is another matter.
+pub fn peek_mac(datagram: &[u8]) -> Option<Mac> {
+    let mac = datagram.get(28..34)?.try_into().map(Mac).ok()?;
+    datagram.starts_with(&[1, 1, 6]).then_some(mac)
+}
+
 /// Reads a datagram. Options are walked leniently: one that can't be read hides none before it, a
 /// value split over several options is joined (RFC 3396), and options in `sname` and `file` count
 /// (option 52).

@@ -30,14 +30,19 @@ impl Bucket {
 
     /// Takes one token; false when there is none.
     pub fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.filled = self.filled.max(now);
-        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
-        let some = self.tokens >= 1.0;
+        let some = self.has_any(now);
         if some {
             self.tokens -= 1.0;
         }
         some
+    }
+
+    /// Whether there is a token.
+    pub fn has_any(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = self.filled.max(now);
+        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
+        self.tokens >= 1.0
     }
 }
 
@@ -111,6 +116,16 @@ impl Gate {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a request of this MAC would be refused for [`Refused::Rate`]: told before the request is read, so
+    /// that the packets of a flood cost next to nothing.
+    pub fn is_flooded_by(&self, mac: Mac, known: impl FnOnce(Mac) -> bool, now: Instant) -> bool {
+        let familiar = {
+            let mut state = self.state();
+            state.bucket.has_any(now) || state.recent.contains(mac)
+        };
+        !familiar && !known(mac)
     }
 
     /// Lets a request in until the permit is dropped. `known` is asked only about MACs that were not
@@ -211,6 +226,7 @@ mod tests {
                 Err(refused) => assert_eq!(refused, Refused::Rate),
             }
             if n % 10_000 == 0 {
+                assert!(!gate.is_flooded_by(key(u32::MAX).mac, |_| true, now));
                 assert!(gate.enter(key(u32::MAX), |_| true, now).is_ok(), "a known machine is let in");
             }
         }
@@ -255,7 +271,9 @@ mod tests {
         for n in 2..6 {
             drop(gate.enter(key(n), |_| false, now).unwrap());
         }
+        assert!(gate.is_flooded_by(key(7).mac, |_| false, now));
         assert_eq!(gate.enter(key(7), |_| false, now).unwrap_err(), Refused::Rate);
+        assert!(!gate.is_flooded_by(key(1).mac, |_| false, now));
         assert!(gate.enter(key(1), |_| false, now).is_ok());
     }
 }

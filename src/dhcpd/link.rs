@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     dhcp::{self, Action, Link, MessageType, Mode, Port, Probed, Reason, Reply, Request},
+    model::Mac,
     netboot::ServerAddr,
     provisioner::Answered,
 };
@@ -28,6 +29,8 @@ use tokio::{
 
 /// Longest datagram that is read; [`dhcp::parse`] has the same bound. One more byte tells a longer one.
 const DATAGRAM: usize = 4_096 + 1;
+/// Datagrams that are read one after the other before other tasks get their turn.
+const BATCH: usize = 128;
 /// Addresses probed for one request, whatever the pure part asks for.
 const PROBES: usize = 8;
 /// Before a link that failed is opened again.
@@ -218,36 +221,53 @@ impl Served {
         let (promised, promises) = mpsc::unbounded_channel();
         tasks.spawn_on(keep_promises(promises, answer.clone()), acks);
         loop {
-            let (len, from) = tokio::select! {
-                got = socket.recv_from(&mut buffer) => got?,
+            tokio::select! {
+                ready = socket.readable() => ready?,
                 Some(_) = tasks.join_next() => continue,
-            };
-            self.counters.received.add();
-            let Some((request, permit)) = self.admit(buffer.get(..len).unwrap_or_default(), from, answer)
-            else {
-                continue;
-            };
-            let work = Work {
-                served: Arc::clone(self),
-                sockets: Arc::clone(sockets),
-                link: Arc::clone(&link),
-                request,
-                _permit: permit,
-            };
-            match answer.dhcp(&link, &work.request, None) {
-                Answered { action: Action::Probe(ip), .. } => {
-                    let answer = answer.clone();
-                    tasks.spawn(async move { work.answer_probed(ip, &answer).await });
-                }
-                Answered { action, commit: None } => work.act(action).await,
-                // Ends with the tasks.
-                later => drop(promised.send((work, later))),
             }
+            // One after the other, for as long as some wait: a flood must not fill the kernel's queue, which
+            // would lose the requests of those that we know.
+            for _ in 0..BATCH {
+                let (len, from) = match socket.try_recv_from(&mut buffer) {
+                    Ok(got) => got,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                };
+                self.counters.received.add();
+                let Some((request, permit)) = self.admit(buffer.get(..len).unwrap_or_default(), from, answer)
+                else {
+                    continue;
+                };
+                let work = Work {
+                    served: Arc::clone(self),
+                    sockets: Arc::clone(sockets),
+                    link: Arc::clone(&link),
+                    request,
+                    _permit: permit,
+                };
+                match answer.dhcp(&link, &work.request, None) {
+                    Answered { action: Action::Probe(ip), .. } => {
+                        let answer = answer.clone();
+                        tasks.spawn(async move { work.answer_probed(ip, &answer).await });
+                    }
+                    Answered { action, commit: None } => work.act(action).await,
+                    // Ends with the tasks.
+                    later => drop(promised.send((work, later))),
+                }
+            }
+            tokio::task::yield_now().await;
         }
     }
 
     /// What of a datagram is worth any work.
     fn admit<A: Answer>(&self, bytes: &[u8], from: SocketAddr, answer: &A) -> Option<(Request, Permit)> {
+        let now = Instant::now();
+        if let Some(mac) = dhcp::peek_mac(bytes)
+            && self.gate.is_flooded_by(mac, |mac| answer.known(mac), now)
+        {
+            self.refused(mac, Refused::Rate, now);
+            return None;
+        }
         let request = match dhcp::parse(bytes) {
             Ok(request) => request,
             Err(why) => {
@@ -263,11 +283,16 @@ impl Served {
             self.others.stir();
         }
         let key = RequestKey { mac: request.mac(), xid: request.xid(), kind: request.message_type() };
-        let now = Instant::now();
-        let refused = match self.gate.enter(key, |mac| answer.known(mac), now) {
-            Ok(permit) => return Some((request, permit)),
-            Err(refused) => refused,
-        };
+        match self.gate.enter(key, |mac| answer.known(mac), now) {
+            Ok(permit) => Some((request, permit)),
+            Err(refused) => {
+                self.refused(request.mac(), refused, now);
+                None
+            }
+        }
+    }
+
+    fn refused(&self, mac: Mac, refused: Refused, now: Instant) {
         match refused {
             Refused::Rate => self.counters.dropped_rate.add(),
             Refused::Busy => self.counters.dropped_busy.add(),
@@ -275,10 +300,9 @@ impl Served {
         }
         if refused != Refused::Repeated && self.warn_bound.due(now).is_some() {
             let interface = &self.settings.name;
-            tracing::warn!(interface, mac = %request.mac(), ?refused,
+            tracing::warn!(interface, %mac, ?refused,
                 "more DHCP requests than are worked on: some are dropped (dhcp_in_work and dhcp_strangers_per_second of [bounds] say how many)");
         }
-        None
     }
 
     fn note_other_server(&self, link: &Link, request: &Request) {

@@ -22,8 +22,8 @@ use tokio::{
     net::UdpSocket,
 };
 
-/// Bytes that may wait on a socket: some thousand requests.
-const QUEUE: usize = 4 << 20;
+/// Bytes that may wait on a socket: some ten thousand requests.
+const QUEUE: usize = 8 << 20;
 
 /// Why an interface can't be served.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use pristine::{
     dhcp::{Action, Destination, Link, Probed, Reply, ReplyKind, Request},
     dhcpd::{Answer, InterfaceSettings, LinkStatus, Monitor, Server, Settings, frame},
-    lab::Host,
+    lab::{Host, Running},
     model::Mac,
     provisioner::Answered,
     sys::PacketSocket,
@@ -216,4 +216,42 @@ pub fn discover(mac: Mac, xid: u32, giaddr: Ipv4Addr) -> Vec<u8> {
     data.extend([99, 130, 83, 99, 53, 1, 1, 255]);
     data.resize(300, 0);
     data
+}
+
+/// A real server of another make, as a colleague starts it by mistake.
+pub struct Dnsmasq {
+    dir: std::path::PathBuf,
+    _running: Running,
+}
+
+impl Dnsmasq {
+    pub fn start(host: &Host) -> Dnsmasq {
+        let dir = std::env::temp_dir().join(host.namespace());
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut command = host.command("dnsmasq");
+        command.args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--interface=eth0"]);
+        command.args([
+            "--bind-interfaces",
+            "--no-ping",
+            "--dhcp-range=198.18.0.20,198.18.0.99",
+            "--user=root",
+        ]);
+        command.arg(format!("--dhcp-leasefile={}", dir.join("leases").display()));
+        command.arg(format!("--pid-file={}", dir.join("pid").display()));
+        let running = host.spawn(command, "dnsmasq").unwrap();
+        until("dnsmasq listens", || {
+            host.run(&["ss", "-Hlun", "sport = :67"]).unwrap().contains(":67").then_some(())
+        });
+        Dnsmasq { dir, _running: running }
+    }
+
+    pub fn leases(&self) -> std::path::PathBuf {
+        self.dir.join("leases")
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }

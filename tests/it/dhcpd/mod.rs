@@ -2,7 +2,7 @@
 //! address conflicts, router advertisements, other servers, and real clients.
 
 mod clients;
-mod harness;
+pub(crate) mod harness;
 mod links;
 mod neighbours;
 mod wire;

@@ -9,7 +9,7 @@ use pristine::{
         frame::{self, checksum, ethernet},
         ra::{self, Heard},
     },
-    lab::{Host, Net, Running},
+    lab::{Host, Net},
     model::Mac,
     sys::{ETH_ARP, ETH_IPV4, ETH_IPV6},
 };
@@ -238,44 +238,6 @@ fn another_dhcp_server_is_found_and_nothing_is_leased() {
     let dnsmasq = Dnsmasq::start(&other);
     assert_eq!(detect(&doctor), [Ipv4Addr::new(198, 18, 0, 9)]);
     assert_eq!(std::fs::read_to_string(dnsmasq.leases()).unwrap_or_default(), "");
-}
-
-/// A real server of another make, as a colleague starts it by mistake.
-struct Dnsmasq {
-    dir: std::path::PathBuf,
-    _running: Running,
-}
-
-impl Dnsmasq {
-    fn start(host: &Host) -> Dnsmasq {
-        let dir = std::env::temp_dir().join(host.namespace());
-        std::fs::create_dir_all(&dir).unwrap();
-        let mut command = host.command("dnsmasq");
-        command.args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--interface=eth0"]);
-        command.args([
-            "--bind-interfaces",
-            "--no-ping",
-            "--dhcp-range=198.18.0.20,198.18.0.99",
-            "--user=root",
-        ]);
-        command.arg(format!("--dhcp-leasefile={}", dir.join("leases").display()));
-        command.arg(format!("--pid-file={}", dir.join("pid").display()));
-        let running = host.spawn(command, "dnsmasq").unwrap();
-        until("dnsmasq listens", || {
-            host.run(&["ss", "-Hlun", "sport = :67"]).unwrap().contains(":67").then_some(())
-        });
-        Dnsmasq { dir, _running: running }
-    }
-
-    fn leases(&self) -> std::path::PathBuf {
-        self.dir.join("leases")
-    }
-}
-
-impl Drop for Dnsmasq {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
 }
 
 /// In full mode, within the pace that a busy link has; the same with a slow pace as soon as a machine
