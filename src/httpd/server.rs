@@ -2,10 +2,16 @@ use super::{
     Line, Machines, Turns,
     guard::{Guarded, Pace},
     rate::Rate,
-    router::{App, Conn, router, tidy},
+    router::{App, Conn, plain, router, tidy},
+    seats::{Busy, Seat, Seats},
 };
 use crate::{netboot::ServerAddr, store::ImageStore};
-use axum::{Router, extract::Request};
+use axum::{
+    Router,
+    extract::Request,
+    http::{StatusCode, header},
+    response::Response,
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -13,9 +19,12 @@ use hyper_util::{
 };
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdTcpListener},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
@@ -33,7 +42,8 @@ const BACKLOG: i32 = 1024;
 pub struct Settings {
     /// Addresses and ports; an address may be one that the machine does not have yet.
     pub listen: Vec<SocketAddrV4>,
-    /// Most connections at once; more wait to be accepted. Each needs a file descriptor, and one
+    /// Most connections at once. With the last place taken, the one that has waited longest for a request is
+    /// closed; where all are being answered, more wait to be accepted. Each needs a file descriptor, and one
     /// more while it sends a blob.
     pub max_connections: usize,
     /// Most connections at once of one client address; more are closed at once.
@@ -96,8 +106,17 @@ struct Shared {
     settings: Arc<Settings>,
     router: Router,
     slots: Arc<Semaphore>,
+    seats: Arc<Seats>,
     peers: Peers,
     stop: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// For the next connection: who has several goes sooner than who has one.
+    fn make_room(&self) {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.seats.make_room(|peer| peers.get(&peer).is_some_and(|count| *count > 1));
+    }
 }
 
 impl Server {
@@ -145,6 +164,7 @@ impl Server {
             slots: Arc::new(Semaphore::new(self.settings.max_connections)),
             settings: Arc::new(self.settings),
             router: router(Arc::new(app)),
+            seats: Arc::default(),
             peers: Peers::default(),
             stop: shutdown,
         };
@@ -177,8 +197,14 @@ async fn accept(listener: TcpListener, shared: Shared) {
             accepted = next(&listener, &shared.slots) => accepted,
         };
         match accepted {
-            Ok((stream, peer, slot)) => match Seat::take(&shared, peer.ip(), slot) {
-                Some(seat) => drop(connections.spawn(serve(stream, peer, shared.clone(), seat))),
+            Ok((stream, peer, slot)) => match Place::take(&shared, peer.ip(), slot) {
+                Some(place) => {
+                    let seat = shared.seats.sit(peer.ip());
+                    connections.spawn(serve(stream, peer, shared.clone(), place, seat));
+                    if shared.slots.available_permits() == 0 {
+                        shared.make_room();
+                    }
+                }
                 None => tracing::debug!(%peer, "HTTP connection closed: too many of this client"),
             },
             Err(error) => {
@@ -203,25 +229,25 @@ async fn next(
 }
 
 /// A connection's place within the bounds; given back on drop.
-struct Seat {
+struct Place {
     peers: Peers,
     peer: IpAddr,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Seat {
-    fn take(shared: &Shared, peer: IpAddr, slot: OwnedSemaphorePermit) -> Option<Seat> {
+impl Place {
+    fn take(shared: &Shared, peer: IpAddr, slot: OwnedSemaphorePermit) -> Option<Place> {
         let mut peers = shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let count = peers.entry(peer).or_insert(0);
         if *count >= shared.settings.max_per_peer {
             return None;
         }
         *count += 1;
-        Some(Seat { peers: Arc::clone(&shared.peers), peer, _slot: slot })
+        Some(Place { peers: Arc::clone(&shared.peers), peer, _slot: slot })
     }
 }
 
-impl Drop for Seat {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = peers.get_mut(&self.peer) {
@@ -233,14 +259,25 @@ impl Drop for Seat {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _seat: Seat) {
+async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _place: Place, seat: Arc<Seat>) {
     let Some(conn) = prepare(&stream, peer, &shared.settings) else { return };
+    let asked = Arc::clone(&seat);
     let stream = Guarded::new(stream, shared.settings.pace, Arc::clone(&conn.state));
     let router = TowerToHyperService::new(shared.router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         tidy(&mut request);
         request.extensions_mut().insert(conn.clone());
-        hyper::service::Service::call(&router, request)
+        let busy = seat.busy();
+        // No machine sends its body in chunks; a request with two lengths is how one hides another.
+        let two = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let response = (!two).then(|| hyper::service::Service::call(&router, request));
+        async move {
+            let response = match response {
+                Some(response) => response.await?,
+                None => no_chunks(),
+            };
+            Ok::<_, Infallible>(response.map(|body| Answering { body, _busy: busy }))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -256,9 +293,46 @@ async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _seat: S
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = asked.asked_to_go() => {
+            tracing::debug!(%peer, "HTTP connection closed: others have requests, and this one has none");
+            return;
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "HTTP connection ended");
+    }
+}
+
+/// The connection ends with it: what follows may be meant as a body.
+fn no_chunks() -> Response {
+    let mut response = plain(StatusCode::LENGTH_REQUIRED, "send Content-Length, not Transfer-Encoding\n");
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
+}
+
+/// A response's body: its connection is busy until it is over.
+struct Answering {
+    body: axum::body::Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Answering {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
     }
 }
 
