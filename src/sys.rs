@@ -275,6 +275,15 @@ pub fn is_resident(map: &memmap2::Mmap, start: usize, len: usize) -> io::Result<
     Ok(true)
 }
 
+/// Time since the host booted, sleep included, which nobody sets; `None` where the kernel doesn't tell.
+pub fn since_boot() -> Option<std::time::Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type, which the call fills.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    (done == 0).then(|| std::time::Duration::new(seconds, nanos))
+}
+
 /// Whether the kernel's clock is kept in step by somebody (NTP); `None` where it doesn't tell.
 pub fn clock_synchronised() -> Option<bool> {
     // SAFETY: `timex` is plain numbers, for which all zeros are valid; modes 0 only reads, and the

@@ -113,6 +113,20 @@ impl Leases {
         self.fingerprint = None;
     }
 
+    /// The clock was stepped by `step`: what ran before goes on for as long as it had left. Returns what is to be
+    /// stored. `now` is the time after the step.
+    pub fn move_with_clock(&mut self, step: Millis, now: Millis) -> Vec<Change> {
+        let before = now.saturating_sub(step);
+        let ran: Vec<Lease> = self.leases.values().filter(|l| runs(l, before)).cloned().collect();
+        self.fingerprint = None;
+        let moved = ran.into_iter().map(|lease| {
+            let lease = Lease { expires: lease.expires.saturating_add(step), ..lease };
+            self.record(lease.clone());
+            Change::Lease(lease)
+        });
+        moved.collect()
+    }
+
     /// Every lease on record, also those that ended (kept so that their clients get the same
     /// address again); no offers.
     pub fn iter(&self) -> impl Iterator<Item = &Lease> {

@@ -56,6 +56,7 @@ mod rules;
 mod script;
 mod secret;
 mod state;
+mod stepped;
 mod suspect;
 mod ticker;
 mod types;

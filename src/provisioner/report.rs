@@ -9,6 +9,8 @@ use crate::model::{AttemptId, BootAttempt, Digest, Millis, Stage, Verdict};
 
 /// A token is dead this long after its script, whatever became of the boot.
 const TOKEN_LIFE: Millis = 24 * 3_600 * 1_000;
+/// A boot that began later than now by less is one of a clock that was set right a little.
+const CLOCK_SLACK: Millis = 5 * 60 * 1_000;
 
 impl Provisioner {
     /// A machine reports, with its boot's token. Each stage is taken once; what is said again is
@@ -159,6 +161,8 @@ pub(super) fn alive(attempt: &BootAttempt, now: Millis) -> Result<(), &'static s
         Verdict::Failed { .. } => Err("failed"),
         Verdict::Superseded => Err("been followed by another one"),
         _ if now.saturating_sub(given) >= TOKEN_LIFE => Err("begun more than a day ago"),
+        // The clock was set back while the service was down: how old it is can't be told.
+        _ if given.saturating_sub(now) >= CLOCK_SLACK => Err("begun at a time that has not come yet"),
         Verdict::Running | Verdict::Stuck { .. } | Verdict::Local | Verdict::HandedOver => Ok(()),
     }
 }

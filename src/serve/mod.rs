@@ -76,6 +76,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let token = api::Token::load_or_make(&config.token_file())?;
     let clock = Arc::new(SystemClock::new());
     let provisioner = Provisioner::open(config.options(), state, images.clone(), nbps.clone(), clock)?;
+    provisioner.follow_clock(state).await?;
     warn_of_missing(&nbps, &config);
 
     // Everything is bound before anything is served.
