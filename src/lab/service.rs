@@ -127,6 +127,11 @@ impl Service {
         succeed_unless_interrupted(command, COMMAND)
     }
 
+    /// Process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(Running::pid)
+    }
+
     /// How it was started.
     pub fn settings(&self) -> &Settings {
         &self.settings

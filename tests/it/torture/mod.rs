@@ -1,6 +1,14 @@
 //! Faults made on purpose, and what must hold under each. A row of the table is a test like any other: short in
 //! `cargo test`, long under `make torture`, which prints the table. `faults.txt` lists the rows.
 
+mod boots;
+mod dhcp;
+mod flood;
+mod http;
+mod junk;
+mod site;
+mod tftp;
+
 use serde_json::json;
 use std::{
     fs,

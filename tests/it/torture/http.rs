@@ -1,0 +1,289 @@
+//! HTTP: clients that mean no good, and one that does.
+
+use super::junk::Junk;
+use super::{
+    Row, long,
+    site::{BOUND, HTTP, Site, made_up, p99},
+    times,
+};
+use pristine::{client::Client, lab::Host};
+use socket2::{Domain, Socket, Type};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+const CROWD: &str = "198.19.0.0/16";
+
+/// A host that has a whole network of addresses of its own.
+fn crowd(site: &Site) -> Host {
+    let host = site.net.host("crowd", "198.18.0.66/16").unwrap();
+    host.run(&["ip", "route", "add", "local", CROWD, "dev", "lo"]).unwrap();
+    site.server.run(&["ip", "route", "add", CROWD, "via", "198.18.0.66"]).unwrap();
+    host
+}
+
+/// Begins to connect from one of the crowd's addresses; must be called on that host.
+fn begin(n: usize) -> Option<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+    socket.set_nonblocking(true).ok()?;
+    let [.., hi, lo] = (n as u32 % 400 + 256).to_be_bytes();
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(198, 19, hi, lo), 0)).into()).ok()?;
+    match socket.connect(&SocketAddr::V4(HTTP).into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(_) => return None,
+    }
+    Some(socket.into())
+}
+
+/// What comes back for these bytes until the server closes, at most `most` bytes.
+fn exchange(host: &Host, to: SocketAddrV4, request: &[u8], most: u64) -> std::io::Result<Vec<u8>> {
+    host.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&to.into(), BOUND)?;
+        stream.set_read_timeout(Some(BOUND))?;
+        stream.set_write_timeout(Some(BOUND))?;
+        // A refusal may come before all is written.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        match stream.take(most).read_to_end(&mut answer) {
+            Ok(_) => Ok(answer),
+            Err(_) if !answer.is_empty() => Ok(answer),
+            Err(error) => Err(error),
+        }
+    })
+    .unwrap()
+}
+
+/// The good client: fetches a blob over a connection of its own.
+struct Good<'a> {
+    host: &'a Host,
+    path: String,
+    size: u64,
+}
+
+impl<'a> Good<'a> {
+    fn new(site: &Site, host: &'a Host) -> Good<'a> {
+        let image = site.api(|client| client.image("tiny:1")).unwrap();
+        let kernel = image.manifest.expect("its manifest").kernel;
+        Good { host, path: format!("/blobs/{}", kernel.digest), size: kernel.size }
+    }
+
+    /// Nothing where it had all of the blob.
+    fn fails(&self) -> Option<String> {
+        let began = Instant::now();
+        let request = format!("GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", self.path);
+        let answer = match exchange(self.host, HTTP, request.as_bytes(), self.size * 2) {
+            Ok(answer) => answer,
+            Err(error) => return Some(format!("{error} after {:?}", began.elapsed())),
+        };
+        let head = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
+        let whole = answer.starts_with(b"HTTP/1.1 200 ") && (answer.len() - head) as u64 == self.size;
+        (!whole).then(|| format!("{} bytes after {:?}", answer.len(), began.elapsed()))
+    }
+
+    fn fetches(&self) -> bool {
+        self.fails().is_none()
+    }
+}
+
+#[test]
+fn ten_thousand_slow_clients_keep_no_good_one_out() {
+    let mut row = Row::new("10,000 connections of a byte a second");
+    pristine::sys::limits::raise_file_limit();
+    let count = times(1_500, 10_000);
+    let site = Site::with_image("");
+    let pid = site.service.pid();
+    let crowd = crowd(&site);
+    let client = site.net.host("client", "198.18.0.9/16").unwrap();
+    let good = Good::new(&site, &client);
+    let (over, ready) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let drip = || {
+        let mut slow: Vec<Option<TcpStream>> = Vec::new();
+        while !over.load(Relaxed) {
+            let began = Instant::now();
+            slow.resize_with(count, || None);
+            for (n, one) in slow.iter_mut().enumerate() {
+                // Whoever was closed comes back.
+                let gone = |mut s: &TcpStream| match s.write(b"G") {
+                    Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+                    Ok(_) => false,
+                };
+                if one.as_ref().is_none_or(gone) {
+                    *one = begin(n);
+                }
+            }
+            ready.store(slow.iter().flatten().count(), Relaxed);
+            std::thread::sleep(Duration::from_secs(1).saturating_sub(began.elapsed()));
+        }
+    };
+    std::thread::scope(|scope| {
+        let dripping = scope.spawn(|| crowd.enter(drip).unwrap());
+        let end = Instant::now() + BOUND;
+        while ready.load(Relaxed) < count && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        row.holds(ready.load(Relaxed) == count, || "the crowd never stood".into());
+        for n in 0..times(10, 200) {
+            let failed = good.fails();
+            row.holds(failed.is_none(), || format!("good fetch {n}: {failed:?}"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        over.store(true, Relaxed);
+        dripping.join().unwrap();
+    });
+    row.made(count);
+    if long() {
+        // Nobody presses now: a half-sent request has its time, and no more.
+        let began = Instant::now();
+        let ended = exchange(&client, HTTP, b"GET / HTTP/1.1\r\nX: ", 100_000);
+        row.holds(began.elapsed() < Duration::from_secs(90), || format!("half a request stood: {ended:?}"));
+    }
+    row.holds(site.is_sound(pid), || "the service is not the one that was started".into());
+    row.end();
+}
+
+#[test]
+fn huge_heads_overlapping_ranges_and_two_lengths_get_little_and_smuggle_nothing() {
+    let mut row = Row::new("huge headers, 1,300 overlapping ranges, Content-Length with Transfer-Encoding");
+    let site = Site::with_image("");
+    let client = site.net.host("client", "198.18.0.9/16").unwrap();
+    let bad = site.net.host("bad", "198.18.0.66/16").unwrap();
+    let good = Good::new(&site, &client);
+    for n in 0..times(3, 50) {
+        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", good.path, "a".repeat(1 << 20));
+        let answer = exchange(&bad, HTTP, head.as_bytes(), 1 << 20);
+        row.holds(answer.is_ok_and(|a| !a.starts_with(b"HTTP/1.1 2")) || n > 0, || "a huge head".into());
+        let ranges = vec!["0-"; 1_300].join(",");
+        let ask = format!(
+            "GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes={ranges}\r\n\r\n",
+            good.path
+        );
+        let got = exchange(&bad, HTTP, ask.as_bytes(), good.size * 4).unwrap().len() as u64;
+        row.holds(got <= good.size * 2, || format!("{got} bytes of a file of {}", good.size));
+        let smuggled = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        for te in ["chunked", "Chunked", "identity, chunked", "xchunked", " chunked"] {
+            for first in [true, false] {
+                let length = format!("Content-Length: {}\r\n", smuggled.len() + 5);
+                let coding = format!("Transfer-Encoding: {te}\r\n");
+                let fields = if first { length + &coding } else { coding + &length };
+                let ask = format!("POST /boot/report HTTP/1.1\r\nHost: x\r\n{fields}\r\n0\r\n\r\n{smuggled}");
+                let answer = exchange(&bad, HTTP, ask.as_bytes(), 100_000).unwrap_or_default();
+                let text = String::from_utf8_lossy(&answer);
+                row.holds(text.matches("HTTP/1.1 ").count() <= 1, || format!("{te}: {text}"));
+            }
+        }
+        row.holds(good.fetches(), || "a good fetch".into());
+        row.made(12);
+    }
+    row.end();
+}
+
+#[test]
+fn a_thousand_bad_tokens_a_second_slow_nobody_else() {
+    let mut row = Row::new("1,000 bad tokens a second");
+    let site = Site::up("");
+    let mut machine = super::site::Asker::on(&site.net.client().unwrap());
+    let over = AtomicBool::new(false);
+    let (refused, told) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let guess = || {
+        let from = SocketAddr::from(([127, 0, 0, 66], 0));
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&from.into()).unwrap();
+            socket.connect(&SocketAddr::from(([127, 0, 0, 1], 8081)).into()).unwrap();
+            let stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(BOUND)).unwrap();
+            stream
+        };
+        let began = Instant::now();
+        let mut stream = connect();
+        let mut buffer = [0; 4_096];
+        for n in 0.. {
+            if over.load(Relaxed) {
+                return;
+            }
+            let ask =
+                format!("GET /api/v1/status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {n:064x}\r\n\r\n");
+            let answer = stream.write_all(ask.as_bytes()).and_then(|()| stream.read(&mut buffer));
+            match answer {
+                Ok(len) if buffer[..len].starts_with(b"HTTP/1.1 429 ") => drop(refused.fetch_add(1, Relaxed)),
+                Ok(len) if buffer[..len].starts_with(b"HTTP/1.1 401 ") => {}
+                _ => stream = connect(),
+            }
+            told.fetch_add(1, Relaxed);
+            let due = began + Duration::from_millis(n);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    };
+    std::thread::scope(|scope| {
+        let guessing = scope.spawn(|| site.server.enter(guess).unwrap());
+        let took: Vec<Option<Duration>> = site.api(|client| {
+            (0..times(40, 2_000))
+                .map(|_| {
+                    let began = Instant::now();
+                    let answered = client.status().is_ok();
+                    let took = answered.then(|| began.elapsed());
+                    std::thread::sleep(Duration::from_millis(10));
+                    took
+                })
+                .collect()
+        });
+        row.holds(machine.lease(BOUND).is_some(), || "no lease meanwhile".into());
+        over.store(true, Relaxed);
+        guessing.join().unwrap();
+        let worst = p99(took);
+        let bound = times(Duration::from_secs(3), Duration::from_millis(100));
+        row.holds(worst.is_some_and(|t| t < bound), || format!("p99 of the right token: {worst:?}"));
+    });
+    let (refused, told) = (refused.into_inner(), told.into_inner());
+    row.made(told);
+    row.holds(refused * 2 > told, || format!("only {refused} of {told} were told to wait"));
+    row.holds(site.api(Client::status).is_ok(), || "the token is refused".into());
+    row.end();
+}
+
+#[test]
+fn requests_cut_at_every_byte_and_changed_at_random_hurt_nobody() {
+    let mut row = Row::new("malformed, truncated, mutated HTTP");
+    let site = Site::with_image("");
+    let pid = site.service.pid();
+    let client = site.net.host("client", "198.18.0.9/16").unwrap();
+    let bad = site.net.host("bad", "198.18.0.66/16").unwrap();
+    let good = Good::new(&site, &client);
+    let request = format!(
+        "GET {}?boot=00000000000000ab HTTP/1.1\r\nHost: x\r\nRange: bytes=0-9\r\nIf-Range: \"a\"\r\n\
+         Prefer: wait=1\r\nConnection: close\r\n\r\n",
+        good.path
+    );
+    let script = format!("GET /boot/script?mac={}&serial=%00 HTTP/1.1\r\nHost: x\r\n\r\n", made_up(1));
+    let report = "POST /boot/report HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer aa\r\nContent-Length: 16\r\n\r\n{\"stage\":\"init\"}";
+    let mut junk = Junk::new(7);
+    for whole in [request.as_str(), &script, report] {
+        let whole = whole.as_bytes();
+        let cuts = (0..whole.len()).step_by(times(7, 1)).map(|at| whole[..at].to_vec());
+        let mut all: Vec<Vec<u8>> = cuts.collect();
+        all.extend((0..times(60, 3_000)).map(|_| junk.changed(whole)));
+        for (n, bytes) in all.iter().enumerate() {
+            let answer = bad.enter(|| {
+                let mut stream = TcpStream::connect_timeout(&HTTP.into(), BOUND)?;
+                stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+                let _ = stream.write_all(bytes);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let mut answer = Vec::new();
+                let _ = stream.take(4_096).read_to_end(&mut answer);
+                std::io::Result::Ok(answer)
+            });
+            let answer = answer.unwrap().unwrap_or_default();
+            row.holds(answer.is_empty() || answer.starts_with(b"HTTP/1."), || format!("{bytes:?}"));
+            if n % 100 == 0 {
+                row.holds(good.fetches(), || format!("a good fetch after {bytes:?}"));
+            }
+        }
+        row.made(all.len());
+    }
+    row.holds(site.is_sound(pid), || "the service is not the one that was started".into());
+    row.end();
+}

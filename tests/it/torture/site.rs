@@ -1,0 +1,190 @@
+//! The real service on a network of its own, for the rows: with images, boot programs and an API to ask.
+
+use super::super::dhcpd::harness::{Wire, at, is_reply};
+use pristine::{
+    client::Client,
+    dhcpd::frame,
+    lab::{Folder, Host, Mode, Net, Service, Settings, copy_images},
+    model::Mac,
+    provisioner::MachinePatch,
+    sys::ETH_IPV4,
+};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const HTTP: SocketAddrV4 = SocketAddrV4::new(SERVER, 8080);
+/// Anything at all: a debug build on a busy machine.
+pub const BOUND: Duration = Duration::from_secs(60);
+
+/// A switch, a server, and whoever else a row plugs in.
+pub struct Site {
+    pub service: Service,
+    pub server: Host,
+    pub net: Net,
+    _folder: Folder,
+}
+
+impl Site {
+    /// On `198.18.0.1/16`, with more lines of `pristine.toml`.
+    pub fn up(extra: &str) -> Site {
+        Site::with(extra, |_| {})
+    }
+
+    /// The same; `prepare` does something to the state folder first.
+    pub fn with(extra: &str, prepare: impl FnOnce(&Path)) -> Site {
+        Site::by(env!("CARGO_BIN_EXE_pristine").into(), extra, prepare)
+    }
+
+    /// The same, by another binary.
+    pub fn by(binary: PathBuf, extra: &str, prepare: impl FnOnce(&Path)) -> Site {
+        let folder = Folder::temporary("torture").unwrap();
+        let net = Net::new().unwrap();
+        let server = net.host("server", "198.18.0.1/16").unwrap();
+        let settings = Settings {
+            binary,
+            nbps: nbps(),
+            state: folder.path().join("state"),
+            dir: folder.path().to_owned(),
+            mode: Mode::Full,
+            extra: extra.to_owned(),
+        };
+        prepare(&settings.state);
+        let service = Service::start(&server, settings).unwrap();
+        Site { service, server, net, _folder: folder }
+    }
+
+    /// With the tiny image, which every machine gets.
+    pub fn with_image(extra: &str) -> Site {
+        let site = Site::with(extra, |state| copy_images(&images(), state).unwrap());
+        site.api(|client| client.set_default("tiny:1").map(drop)).unwrap();
+        site
+    }
+
+    /// Asks the API, on the server's loopback.
+    pub fn api<T: Send>(&self, ask: impl FnOnce(&Client) -> T + Send) -> T {
+        let token = self.service.settings().state.join("api-token");
+        let client = Client::new("http://127.0.0.1:8081", &token).unwrap();
+        self.server.enter(|| ask(&client)).unwrap()
+    }
+
+    /// Puts a machine on record.
+    pub fn register(&self, mac: Mac, hostname: &str) {
+        let patch = MachinePatch { hostname: Some(Some(hostname.to_owned())), ..MachinePatch::default() };
+        self.api(|client| client.set_machine(&mac.to_string(), &patch)).unwrap();
+    }
+
+    /// Texts of the alarms.
+    pub fn alarms(&self) -> Vec<String> {
+        let status = self.api(Client::status).unwrap();
+        status.alarms.into_iter().map(|alarm| format!("{}: {}", alarm.about, alarm.text)).collect()
+    }
+
+    /// Memory of the service, in KiB.
+    pub fn resident(&self) -> u64 {
+        let pid = self.service.pid().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Whether it is the process that was started, and never panicked.
+    pub fn is_sound(&self, pid: Option<u32>) -> bool {
+        let log = std::fs::read_to_string(self.service.log_path()).unwrap();
+        let alive = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}/exe")).exists());
+        self.service.pid() == pid && alive && !log.contains("panicked at")
+    }
+}
+
+pub fn nbps() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nbp")
+}
+
+/// State folder with the images of the tests.
+pub fn images() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images/state")
+}
+
+/// A MAC of nobody.
+pub fn made_up(n: u32) -> Mac {
+    let [a, b, c, d] = n.to_be_bytes();
+    Mac([0x06, 0x66, a, b, c, d])
+}
+
+/// A machine that does nothing but ask for an address, by frames, as firmware does.
+pub struct Asker {
+    wire: Wire,
+    mac: Mac,
+    xid: u32,
+}
+
+impl Asker {
+    pub fn on(host: &Host) -> Asker {
+        let wire = Wire::open(host, ETH_IPV4);
+        Asker { mac: wire.mac, wire, xid: 0x1000_0000 }
+    }
+
+    /// Another machine's, on the same cable: it has its replies broadcast.
+    pub fn named(host: &Host, mac: Mac) -> Asker {
+        Asker {
+            mac,
+            xid: u32::from_be_bytes([mac.0[2], mac.0[3], mac.0[4], mac.0[5]]) << 16,
+            ..Asker::on(host)
+        }
+    }
+
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Broadcasts a request with these options, and waits for the reply: its DHCP bytes, and how long it took.
+    pub fn ask(&mut self, options: &[&[u8]], bound: Duration) -> Option<(Vec<u8>, Duration)> {
+        self.xid += 1;
+        let mut data = vec![1, 1, 6, 0];
+        data.extend(self.xid.to_be_bytes());
+        data.extend([0, 0, if self.mac == self.wire.mac { 0 } else { 0x80 }]);
+        data.extend([0; 17]);
+        data.extend(self.mac.0);
+        data.resize(236, 0);
+        data.extend([99, 130, 83, 99]);
+        options.iter().for_each(|option| data.extend(*option));
+        data.push(255);
+        let sent = Instant::now();
+        let (from, to) = (at([0; 4], 68), at([255; 4], 67));
+        self.wire.send(&frame::udp_frame(self.wire.mac, Mac([0xff; 6]), from, to, &data).unwrap());
+        let reply = self.wire.recv_within(bound, |frame| is_reply(frame, self.xid))?;
+        Some((frame::read_udp(&reply)?.data.to_vec(), sent.elapsed()))
+    }
+
+    /// DISCOVER, then the offered address.
+    pub fn discover(&mut self, bound: Duration) -> Option<(Ipv4Addr, Duration)> {
+        let (reply, took) = self.ask(&[&[53, 1, 1]], bound)?;
+        Some((yiaddr(&reply), took))
+    }
+
+    /// DISCOVER and REQUEST: the acknowledged address.
+    pub fn lease(&mut self, bound: Duration) -> Option<Ipv4Addr> {
+        let (addr, _) = self.discover(bound)?;
+        let (wish, server) = (option(50, &addr.octets()), option(54, &SERVER.octets()));
+        let (reply, _) = self.ask(&[&[53, 1, 3], &wish, &server], bound)?;
+        reply.windows(3).any(|w| w == [53, 1, 5]).then(|| yiaddr(&reply))
+    }
+}
+
+pub fn option(code: u8, value: &[u8]) -> Vec<u8> {
+    [&[code, value.len() as u8], value].concat()
+}
+
+pub fn yiaddr(reply: &[u8]) -> Ipv4Addr {
+    let octets: [u8; 4] = reply[16..20].try_into().unwrap();
+    octets.into()
+}
+
+/// The time within which all but one in a hundred lie; `None` counts as never.
+pub fn p99(mut times: Vec<Option<Duration>>) -> Option<Duration> {
+    times.sort_by_key(|t| t.unwrap_or(Duration::MAX));
+    times[(times.len() * 99).div_ceil(100) - 1]
+}

@@ -1,0 +1,164 @@
+//! TFTP: clients that acknowledge too much, or nothing, or ask for what is not theirs.
+
+use super::{
+    Row,
+    junk::Junk,
+    site::{BOUND, SERVER, Site, nbps},
+    times,
+};
+use pristine::lab::Host;
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+const FILE: &str = "snponly.efi";
+
+fn request(kind: u8, name: &str) -> Vec<u8> {
+    [&[0, kind], name.as_bytes(), b"\0octet\0blksize\01024\0"].concat()
+}
+
+fn ack(block: u16) -> [u8; 4] {
+    let [hi, lo] = block.to_be_bytes();
+    [0, 4, hi, lo]
+}
+
+/// Reads the file with each ACK sent `acks` times: its bytes, and how many came in DATA packets.
+fn read(host: &Host, acks: usize) -> Option<(Vec<u8>, usize)> {
+    let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    socket.send_to(&request(1, FILE), (SERVER, 69)).unwrap();
+    let (mut file, mut came, mut next) = (Vec::new(), 0, 1u16);
+    let mut buffer = [0; 2_048];
+    loop {
+        let (len, from) = socket.recv_from(&mut buffer).ok()?;
+        let done = match buffer[..len] {
+            [0, 6, ..] => {
+                socket.send_to(&ack(0), from).unwrap();
+                continue;
+            }
+            [0, 3, hi, lo, ref data @ ..] => {
+                came += data.len();
+                let block = u16::from_be_bytes([hi, lo]);
+                if block == next {
+                    file.extend(data);
+                    next = next.wrapping_add(1);
+                }
+                (0..acks).for_each(|_| drop(socket.send_to(&ack(block), from)));
+                block.wrapping_add(1) == next && data.len() < 1_024
+            }
+            _ => return None,
+        };
+        if done {
+            // What was sent twice is on its way yet.
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            while let Ok(len) = socket.recv(&mut buffer) {
+                came += len.saturating_sub(4);
+            }
+            return Some((file, came));
+        }
+    }
+}
+
+/// The code of the error that a request gets.
+fn refusal(host: &Host, request: &[u8]) -> Option<u16> {
+    let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    socket.send_to(request, (SERVER, 69)).unwrap();
+    let mut buffer = [0; 2_048];
+    let len = socket.recv(&mut buffer).ok()?;
+    (buffer[..len].starts_with(&[0, 5])).then(|| u16::from_be_bytes([buffer[2], buffer[3]]))
+}
+
+#[test]
+fn clients_that_misbehave_cost_little_and_a_good_read_is_quick() {
+    let mut row = Row::new("TFTP: doubled ACKs, ACK storm, 300 half-open transfers, path traversal, writes");
+    let file = std::fs::read(nbps().join(FILE)).unwrap();
+    let site = Site::up("");
+    let pid = site.service.pid();
+    let client = site.net.host("client", "198.18.0.9/16").unwrap();
+    let bad = site.net.host("bad", "198.18.0.66/16").unwrap();
+    bad.run(&["ip", "route", "add", "local", "198.19.0.0/16", "dev", "lo"]).unwrap();
+    site.server.run(&["ip", "route", "add", "198.19.0.0/16", "via", "198.18.0.66"]).unwrap();
+    let good = |row: &mut Row, what: &str| {
+        let began = Instant::now();
+        let got = read(&client, 1);
+        let took = began.elapsed();
+        row.holds(got.is_some_and(|(got, _)| got == file), || format!("{what}: a good read"));
+        row.holds(took < times(Duration::from_secs(30), Duration::from_secs(5)), || {
+            format!("{what}: {took:?}")
+        });
+    };
+    for _ in 0..times(1, 10) {
+        for acks in [2, 50] {
+            let (got, came) = read(&bad, acks).expect("the file");
+            row.holds(got == file, || "with doubled ACKs".into());
+            row.holds(came * 10 <= file.len() * 12, || {
+                format!("{came} bytes for {}, {acks} ACKs", file.len())
+            });
+        }
+        let open = || {
+            (0..300u16)
+                .map(|n| {
+                    let [hi, lo] = n.to_be_bytes();
+                    let from = SocketAddr::from((Ipv4Addr::new(198, 19, hi, lo), 0));
+                    let socket = UdpSocket::bind(from).unwrap();
+                    socket.send_to(&request(1, FILE), (SERVER, 69)).unwrap();
+                    socket
+                })
+                .collect::<Vec<_>>()
+        };
+        let half_open = bad.enter(open).unwrap();
+        good(&mut row, "300 half-open");
+        let storm = bad.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+        (0..times(2_000, 50_000u32)).for_each(|n| drop(storm.send_to(&ack(n as u16), (SERVER, 69))));
+        good(&mut row, "after a storm");
+        drop(half_open);
+        for name in [
+            "../state/api-token",
+            "/../../etc/passwd",
+            "..\\..\\etc\\passwd",
+            "/etc/passwd",
+            "a/../../b",
+            "%2e%2e/etc/passwd",
+        ] {
+            let code = refusal(&bad, &request(1, name));
+            row.holds(matches!(code, Some(1 | 2)), || format!("{name}: {code:?}"));
+        }
+        let code = refusal(&bad, &request(2, FILE));
+        row.holds(code == Some(2), || format!("a write got {code:?}"));
+        row.made(2 + 300 + 1 + 6 + 1);
+    }
+    row.holds(site.is_sound(pid), || "the service is not the one that was started".into());
+    row.end();
+}
+
+#[test]
+fn requests_cut_at_every_byte_and_changed_at_random_hurt_nobody() {
+    let mut row = Row::new("malformed, truncated, mutated TFTP");
+    let file = std::fs::read(nbps().join(FILE)).unwrap();
+    let site = Site::up("");
+    let pid = site.service.pid();
+    let client = site.net.host("client", "198.18.0.9/16").unwrap();
+    let bad = site.net.host("bad", "198.18.0.66/16").unwrap();
+    let socket = bad.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let whole = [&request(1, FILE)[..], b"tsize\00\0windowsize\016\0timeout\01\0"].concat();
+    let mut all: Vec<Vec<u8>> = (0..whole.len()).map(|at| whole[..at].to_vec()).collect();
+    let mut junk = Junk::new(13);
+    all.extend((0..times(1_000, 100_000)).map(|_| junk.changed(&whole)));
+    let mut buffer = [0; 2_048];
+    for (n, bytes) in all.iter().enumerate() {
+        let _ = socket.send_to(bytes, (SERVER, 69));
+        while let Ok(len) = socket.recv(&mut buffer) {
+            // DATA, ERROR or OACK.
+            row.holds(matches!(buffer[..len], [0, 3 | 5 | 6, ..]), || format!("{:?}", &buffer[..len]));
+        }
+        if n % 500 == 0 {
+            row.holds(read(&client, 1).is_some_and(|(got, _)| got == file), || format!("after {bytes:?}"));
+        }
+    }
+    row.made(all.len());
+    row.holds(site.is_sound(pid), || "the service is not the one that was started".into());
+    row.end();
+}
