@@ -15,7 +15,7 @@ use std::{
 const FILE: &str = "snponly.efi";
 
 fn request(kind: u8, name: &str) -> Vec<u8> {
-    [&[0, kind], name.as_bytes(), b"\0octet\0blksize\01024\0"].concat()
+    [&[0, kind], name.as_bytes(), b"\0octet\0blksize\x001024\0"].concat()
 }
 
 fn ack(block: u16) -> [u8; 4] {
@@ -143,7 +143,7 @@ fn requests_cut_at_every_byte_and_changed_at_random_hurt_nobody() {
     let bad = site.net.host("bad", "198.18.0.66/16").unwrap();
     let socket = bad.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let whole = [&request(1, FILE)[..], b"tsize\00\0windowsize\016\0timeout\01\0"].concat();
+    let whole = [&request(1, FILE)[..], b"tsize\x000\0windowsize\x0016\0timeout\x001\0"].concat();
     let mut all: Vec<Vec<u8>> = (0..whole.len()).map(|at| whole[..at].to_vec()).collect();
     let mut junk = Junk::new(13);
     all.extend((0..times(1_000, 100_000)).map(|_| junk.changed(&whole)));
