@@ -19,7 +19,7 @@ use std::{
 use tokio::{runtime::Handle, sync::watch};
 
 /// How long anything may take before a test gives up on it.
-pub const BOUND: Duration = Duration::from_secs(20);
+pub const BOUND: Duration = Duration::from_secs(90);
 
 type Rule = dyn Fn(&Link, &Request, Option<Probed>) -> Action + Send + Sync;
 
