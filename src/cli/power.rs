@@ -107,14 +107,17 @@ enum Boot {
 
 impl Command {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let client = context.client()?;
+        let client = match &self {
+            Command::Set(Set { why, .. }) | Command::Pin { why, .. } => why.client(context)?,
+            _ => context.client()?,
+        };
         let (machine, action) = match self {
             Command::Set(set) => {
-                let machine = set.why.client(context)?.set_power(&set.machine, &set.power()?)?;
+                let machine = client.set_power(&set.machine, &set.power()?)?;
                 return context.show(&machine, || said(&machine));
             }
-            Command::Pin { machine, fingerprint, why } => {
-                return pin(context, &why.client(context)?, &machine, fingerprint);
+            Command::Pin { machine, fingerprint, .. } => {
+                return pin(context, &client, &machine, fingerprint);
             }
             Command::Status { machine } => {
                 let status = client.power_status(&machine)?;

@@ -1,5 +1,5 @@
 use crate::{
-    dhcp::{Link, Probed, Request},
+    dhcp::{Action, Link, Probed, Request},
     model::Mac,
     provisioner::{Answered, Provisioner},
 };
@@ -7,11 +7,13 @@ use crate::{
 /// Who decides what is answered: the provisioner, or a test. Cloned for every request.
 pub trait Answer: Clone + Send + Sync + 'static {
     /// Answers one request, from memory: it waits for nothing. A reply may leave only when what it promises
-    /// is on disk ([`Answered::commit`]).
+    /// is on disk ([`Answer::saved`]).
     fn dhcp(&self, link: &Link, req: &Request, probed: Option<Probed>) -> Answered;
 
-    /// A reply did not leave, because what it promised could not be written.
-    fn not_saved(&self) {}
+    /// Waits for the disk where an answer must: what is to be done then.
+    fn saved(&self, answered: Answered) -> impl Future<Output = Action> + Send {
+        std::future::ready(answered.action)
+    }
 
     /// A link is open at this address; its requests follow. Again whenever it was opened anew.
     fn opened(&self, link: &Link) {
@@ -31,8 +33,8 @@ impl Answer for Provisioner {
         Provisioner::dhcp(self, link, req, probed)
     }
 
-    fn not_saved(&self) {
-        self.dhcp_not_saved();
+    async fn saved(&self, answered: Answered) -> Action {
+        self.dhcp_saved(answered).await
     }
 
     fn opened(&self, link: &Link) {

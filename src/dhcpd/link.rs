@@ -331,7 +331,7 @@ struct Work {
 /// Sends each ACK when its lease is on disk. In order: leases are written in the order in which they were given.
 async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<(Work, Answered)>, answer: A) {
     while let Some((work, answered)) = promises.recv().await {
-        work.settle(answered, &answer).await;
+        work.act(answer.saved(answered).await).await;
     }
 }
 
@@ -342,17 +342,9 @@ impl Work {
             let Some(found) = self.probe(ip).await else { return };
             match answer.dhcp(&self.link, &self.request, Some(found)) {
                 Answered { action: Action::Probe(next), .. } => ip = next,
-                answered => return self.settle(answered, answer).await,
+                answered => return self.act(answer.saved(answered).await).await,
             }
         }
-    }
-
-    async fn settle<A: Answer>(&self, answered: Answered, answer: &A) {
-        let action = answered.settled().await;
-        if matches!(action, Action::Silent(Reason::NotSaved)) {
-            answer.not_saved();
-        }
-        self.act(action).await;
     }
 
     async fn act(&self, action: Action) {

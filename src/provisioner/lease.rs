@@ -23,15 +23,6 @@ impl Answered {
     pub fn at_once(action: Action) -> Answered {
         Answered { action, commit: None }
     }
-
-    /// Waits for the disk where it must: what is to be done then.
-    pub async fn settled(self) -> Action {
-        let saved = match self.commit {
-            Some(commit) => commit.await.is_ok(),
-            None => true,
-        };
-        if saved { self.action } else { Action::Silent(dhcp::Reason::NotSaved) }
-    }
 }
 
 impl Provisioner {
@@ -42,9 +33,16 @@ impl Provisioner {
         Answered { action, commit: promises.then_some(commit) }
     }
 
-    /// An ACK was not sent, since its lease could not be written. The store logged it, at a bounded rate.
-    pub fn dhcp_not_saved(&self) {
-        self.state().stats.not_saved += 1;
+    /// Waits for the disk where an answer must: what is to be done then.
+    pub async fn dhcp_saved(&self, Answered { action, commit }: Answered) -> Action {
+        if let Some(commit) = commit
+            && commit.await.is_err()
+        {
+            // The store logged it, at a bounded rate.
+            self.state().stats.not_saved += 1;
+            return Action::Silent(dhcp::Reason::NotSaved);
+        }
+        action
     }
 
     /// Whether a machine's requests pass however many strangers ask: it is known, an address is reserved

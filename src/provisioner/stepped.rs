@@ -42,6 +42,13 @@ impl Clocks {
         format!("{} {} {}\n", self.boot, self.running, self.wall)
     }
 
+    fn keep(&self, path: &Path) {
+        if let Err(error) = durable::write_atomic(path, self.text().as_bytes(), 0o600) {
+            let path = path.display();
+            tracing::warn!(%error, "can't write {path}: a clock that is set before the next start will not be noticed");
+        }
+    }
+
     /// By how much the wall clock was set since `before`. `None`: it was not, or the host was started anew
     /// since then and nobody can tell.
     fn stepped_since(&self, before: &Clocks) -> Option<Millis> {
@@ -89,15 +96,6 @@ impl Provisioner {
             self.hand_on(&locked, Effects { changes, ..Effects::default() })
         };
         commit.await
-    }
-}
-
-impl Clocks {
-    fn keep(&self, path: &Path) {
-        if let Err(error) = durable::write_atomic(path, self.text().as_bytes(), 0o600) {
-            let path = path.display();
-            tracing::warn!(%error, "can't write {path}: a clock that is set before the next start will not be noticed");
-        }
     }
 }
 

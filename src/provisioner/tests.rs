@@ -122,11 +122,7 @@ impl World {
 
     async fn dhcp(&self, packet: &[u8]) -> Action {
         let req = dhcp::parse(packet).unwrap();
-        let action = self.prov.dhcp(&link(), &req, None).settled().await;
-        if matches!(action, Action::Silent(dhcp::Reason::NotSaved)) {
-            self.prov.dhcp_not_saved();
-        }
-        action
+        self.prov.dhcp_saved(self.prov.dhcp(&link(), &req, None)).await
     }
 
     /// DISCOVER and REQUEST; the address.

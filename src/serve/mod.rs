@@ -4,16 +4,19 @@
 //! | file | idea |
 //! |---|---|
 //! | `tftp` | a TFTP server on each address that is served, as links come and go |
+//! | `own_thread` | a thread with a runtime of its own, for DHCP and for TFTP |
 //! | `notify` | systemd is told (sd_notify) |
 //! | `scrub` | the store is read again by schedule |
 //! | `error` | why it can't start, and what to do |
 
 mod error;
 mod notify;
+mod own_thread;
 mod scrub;
 mod tftp;
 
 pub use error::ServeError;
+use own_thread::OwnThread;
 
 use crate::{
     api, config,
@@ -30,9 +33,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    runtime::{Builder, EnterGuard, Handle, Runtime},
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::watch,
     task::JoinSet,
 };
 
@@ -176,60 +179,6 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     tracing::info!("ended");
     outcome
-}
-
-/// A thread for one server, with a runtime of its own. What a packet of DHCP or a block of TFTP costs in time is what it
-/// takes to wake the thread that answers it: the common runtime's threads wake one another besides, and serve roots.
-struct OwnThread {
-    name: &'static str,
-    /// There until it is dropped.
-    runtime: Option<Runtime>,
-}
-
-impl OwnThread {
-    fn new(name: &'static str) -> Result<OwnThread, ServeError> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| ServeError::Start { what: "a runtime", source })?;
-        Ok(OwnThread { name, runtime: Some(runtime) })
-    }
-
-    /// Begins at the first poll, and goes on to the server's end even where this is dropped before.
-    async fn run(
-        mut self,
-        server: impl Future<Output = Result<(), ServeError>> + Send + 'static,
-    ) -> Result<(), ServeError> {
-        let (tell, ended) = oneshot::channel();
-        let (name, runtime) = (self.name, self.runtime.take());
-        let run = move || {
-            if let Some(runtime) = runtime {
-                // Nobody hears it where the service has ended.
-                let _ = tell.send(runtime.block_on(server));
-            }
-        };
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(run)
-            .map_err(|source| ServeError::Start { what: "a thread", source })?;
-        let panicked =
-            |_| ServeError::Ended { what: name, source: std::io::Error::other("its thread panicked") };
-        ended.await.map_err(panicked)?
-    }
-
-    /// For what is to belong to the runtime.
-    fn enter(&self) -> Option<EnterGuard<'_>> {
-        self.runtime.as_ref().map(Runtime::enter)
-    }
-}
-
-impl Drop for OwnThread {
-    fn drop(&mut self) {
-        // Where the service can't start after all, within a runtime that must not wait for another one.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 fn http_settings(config: &Config, at: SocketAddrV4) -> httpd::Settings {

@@ -1,31 +1,23 @@
 //! A simulated fleet against the real service: a storm, then a rollout whose limits hold.
 
+use super::boots::{built, settings};
 use pristine::{
     lab::{
-        Folder, Mode, Settings,
+        Folder, Mode,
         fleet::{Options, Tally, run},
         show::Timeline,
     },
     model::Phase,
 };
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 const MACHINES: u32 = 80;
 
 fn fleet() -> Tally {
     let folder = Folder::temporary("fleet").unwrap();
-    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let settings = Settings {
-        binary: env!("CARGO_BIN_EXE_pristine").into(),
-        nbps: top.join("target/nbp"),
-        state: folder.path().join("state"),
-        dir: folder.path().to_owned(),
-        mode: Mode::Full,
-        extra: String::new(),
-    };
     let options = Options {
-        settings,
-        images: top.join("target/images/state"),
+        settings: settings(&folder, Mode::Full),
+        images: built("images/state"),
         machines: MACHINES,
         racks: 6,
         seed: 7,

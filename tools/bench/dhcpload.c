@@ -6,6 +6,8 @@
 //
 // Within SECONDS it begins RATE exchanges a second, evenly; what is not answered one second after the end is lost.
 #define _GNU_SOURCE
+#include "common.h"
+
 #include <arpa/inet.h>
 #include <poll.h>
 #include <stdio.h>
@@ -20,17 +22,6 @@ enum { BATCH = 64, SIZE = 300, COOKIE = 236, OPTIONS = 240, DISCOVER = 1, OFFER 
 struct exchange {
     double discovered, requested, offer_ms, ack_ms;
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static struct sockaddr_in local, server;
 static int sock;

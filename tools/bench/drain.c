@@ -5,6 +5,8 @@
 //
 // With ONCE each connection asks once, and the time is that of the last.
 #define _GNU_SOURCE
+#include "common.h"
+
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -22,17 +24,6 @@ struct client {
     char head[4096];
     long in_head, left;
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static char request[4096];
 

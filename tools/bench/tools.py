@@ -12,6 +12,7 @@ def built(name):
     if "." in name:
         return HERE / name
     source, program = HERE / f"{name}.c", ROOT / "target/bench" / name
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+    newest = max(path.stat().st_mtime for path in (source, HERE / "common.h"))
+    if not program.exists() or program.stat().st_mtime < newest:
         run("gcc", "-O2", "-Wall", "-Werror", "-o", program, source)
     return program

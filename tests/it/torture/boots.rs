@@ -1,15 +1,15 @@
 //! Boots: somebody else's MAC, hostile words, a clock that is set, restarts in their middle, and a bad line.
 
-use super::super::dhcpd::harness::until;
 use super::{
     Row,
     junk::Junk,
     site::{Asker, BOUND, HTTP, Site, images, made_up, nbps, option},
     times,
 };
+use crate::{boots::settings, dhcpd::harness::until};
 use pristine::{
     lab::{
-        Folder, Host, Mode, Settings, copy_images,
+        Folder, Host, Mode, copy_images,
         fleet::{Options, run},
         output_within,
         show::Timeline,
@@ -73,15 +73,15 @@ fn a_mac_alone_yields_no_secret_and_a_token_counts_once() {
         let (clone, _) = booter(&site);
         site.register(mac, &format!("db{n}"));
         let begun = script(&machine, mac, "");
-        let token = token(&begun).unwrap_or_else(|| panic!("no token in {begun}"));
+        let its = token(&begun).unwrap_or_else(|| panic!("no token in {begun}"));
         let stolen = script(&clone, mac, "");
-        row.holds(super::boots::token(&stolen).is_none(), || format!("the clone's script: {stolen}"));
+        row.holds(token(&stolen).is_none(), || format!("the clone's script: {stolen}"));
         let nonce = |c: char| format!("{{\"nonce\":\"{}\"}}", c.to_string().repeat(32));
-        let (code, body) = tell(&clone, "/boot/config", &token, &nonce('a'));
+        let (code, body) = tell(&clone, "/boot/config", &its, &nonce('a'));
         row.holds(code >= 400 && !body.contains("hunter2"), || format!("from elsewhere: {code} {body}"));
-        let (code, body) = tell(&machine, "/boot/config", &token, &nonce('b'));
+        let (code, body) = tell(&machine, "/boot/config", &its, &nonce('b'));
         row.holds(code == 200 && body.contains("hunter2"), || format!("the machine itself: {code} {body}"));
-        let (code, body) = tell(&machine, "/boot/config", &token, &nonce('c'));
+        let (code, body) = tell(&machine, "/boot/config", &its, &nonce('c'));
         row.holds(code == 409 && !body.contains("hunter2"), || format!("a second time: {code} {body}"));
         let alarms = site.alarms();
         row.holds(alarms.iter().any(|a| a.contains(&mac.to_string())), || format!("no alarm: {alarms:?}"));
@@ -196,14 +196,7 @@ fn a_clock_that_is_set_gives_no_live_lease_away_and_ends_tokens() {
 
 fn fleet(folder: &Folder, machines: u32, loss: f64, to: Option<&str>, kills: u32) -> Options {
     Options {
-        settings: Settings {
-            binary: env!("CARGO_BIN_EXE_pristine").into(),
-            nbps: nbps(),
-            state: folder.path().join("state"),
-            dir: folder.path().to_owned(),
-            mode: Mode::Full,
-            extra: String::new(),
-        },
+        settings: settings(folder, Mode::Full),
         images: images(),
         machines,
         racks: 4,

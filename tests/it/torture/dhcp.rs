@@ -1,12 +1,12 @@
 //! DHCP: addresses that others have, another server, packets that are none, links that come and go.
 
-use super::super::dhcpd::harness::{Dnsmasq, until};
 use super::{
     Row,
     junk::Junk,
     site::{Asker, BOUND, SERVER, Site, option, yiaddr},
     times,
 };
+use crate::dhcpd::harness::{Dnsmasq, discover, until};
 use pristine::{client::Client, model::LeaseState};
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -87,7 +87,7 @@ fn packets_cut_at_every_byte_and_changed_at_random_hurt_nobody() {
     let socket = bad.enter(|| UdpSocket::bind("0.0.0.0:68").unwrap()).unwrap();
     socket.connect((SERVER, 67)).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let mut whole = super::super::dhcpd::harness::discover(mac, 5, [0; 4].into());
+    let mut whole = discover(mac, 5, [0; 4].into());
     whole.truncate(243);
     for (code, value) in [
         (12, &b"host"[..]),

@@ -5,6 +5,7 @@ use super::{
     site::{Asker, BOUND, SERVER, Site, made_up, p99},
     times,
 };
+use crate::dhcpd::harness::discover;
 use pristine::model::{LeaseState, Mac};
 use std::{
     net::UdpSocket,
@@ -28,7 +29,7 @@ fn a_flood_of_strangers_costs_little_memory_and_keeps_no_known_machine_waiting()
         let flooding = scope.spawn(|| {
             let socket = attacker.enter(|| UdpSocket::bind("198.18.0.66:68").unwrap()).unwrap();
             socket.connect((SERVER, 67)).unwrap();
-            let mut packet = super::super::dhcpd::harness::discover(Mac([0; 6]), 0, [0; 4].into());
+            let mut packet = discover(Mac([0; 6]), 0, [0; 4].into());
             let began = Instant::now();
             for n in 0..flood {
                 packet[4..8].copy_from_slice(&n.to_be_bytes());

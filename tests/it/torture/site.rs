@@ -1,6 +1,9 @@
 //! The real service on a network of its own, for the rows: with images, boot programs and an API to ask.
 
-use super::super::dhcpd::harness::{Wire, at, is_reply};
+use crate::{
+    boots::{built, settings},
+    dhcpd::harness::{Wire, at, is_reply},
+};
 use pristine::{
     client::Client,
     dhcpd::frame,
@@ -44,14 +47,7 @@ impl Site {
         let folder = Folder::temporary("torture").unwrap();
         let net = Net::new().unwrap();
         let server = net.host("server", "198.18.0.1/16").unwrap();
-        let settings = Settings {
-            binary,
-            nbps: nbps(),
-            state: folder.path().join("state"),
-            dir: folder.path().to_owned(),
-            mode: Mode::Full,
-            extra: extra.to_owned(),
-        };
+        let settings = Settings { binary, extra: extra.to_owned(), ..settings(&folder, Mode::Full) };
         prepare(&settings.state);
         let service = Service::start(&server, settings).unwrap();
         Site { service, server, net, _folder: folder }
@@ -100,12 +96,12 @@ impl Site {
 }
 
 pub fn nbps() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nbp")
+    built("nbp")
 }
 
 /// State folder with the images of the tests.
 pub fn images() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images/state")
+    built("images/state")
 }
 
 /// A MAC of nobody.
