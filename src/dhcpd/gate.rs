@@ -159,7 +159,7 @@ impl Gate {
         }
         state.in_work.entry(key.mac).or_default().push(key);
         state.count += 1;
-        Ok(Permit { gate: Arc::clone(self), key })
+        Ok(Permit { gate: Arc::clone(self), key, known })
     }
 
     /// We answered it: what follows (a REQUEST after our OFFER) is no stranger's.
@@ -178,6 +178,14 @@ impl Gate {
 pub struct Permit {
     gate: Arc<Gate>,
     key: RequestKey,
+    known: bool,
+}
+
+impl Permit {
+    /// Of a machine that is known: its turn comes before strangers'.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
 }
 
 impl Drop for Permit {

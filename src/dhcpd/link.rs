@@ -16,6 +16,7 @@ use crate::{
     provisioner::Answered,
 };
 use std::{
+    collections::VecDeque,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -31,6 +32,8 @@ use tokio::{
 const DATAGRAM: usize = 4_096 + 1;
 /// Datagrams that are read one after the other before other tasks get their turn.
 const BATCH: usize = 128;
+/// Strangers that are answered before the socket is looked at again.
+const STRANGERS: usize = 16;
 /// Addresses probed for one request, whatever the pure part asks for.
 const PROBES: usize = 8;
 /// Before a link that failed is opened again.
@@ -204,8 +207,9 @@ impl Served {
         }
     }
 
-    /// Reads requests of one port and answers them. What must wait holds up no other: an ACK goes to a task that
-    /// waits for the disk, a request whose address is asked for by ARP becomes one of its own.
+    /// Reads requests of one port and answers them: those of machines that are known as they come, strangers' some
+    /// at a time between them, so that the socket is looked at all along. What must wait holds up no other: an ACK
+    /// goes to a task that waits for the disk, a request whose address is asked for by ARP becomes one of its own.
     async fn receive<A: Answer>(
         self: &Arc<Served>,
         sockets: &Arc<Sockets>,
@@ -220,11 +224,14 @@ impl Served {
         // As long as the gate lets in.
         let (promised, promises) = mpsc::unbounded_channel();
         tasks.spawn_on(keep_promises(promises, answer.clone()), acks);
+        // As many as the gate lets in.
+        let mut strangers = VecDeque::new();
         loop {
-            tokio::select! {
-                ready = socket.readable() => ready?,
-                Some(_) = tasks.join_next() => continue,
+            if strangers.is_empty() {
+                socket.readable().await?;
             }
+            while tasks.try_join_next().is_some() {}
+            let mut turn = Vec::new();
             // One after the other, for as long as some wait: a flood must not fill the kernel's queue, which
             // would lose the requests of those that we know.
             for _ in 0..BATCH {
@@ -243,8 +250,15 @@ impl Served {
                     sockets: Arc::clone(sockets),
                     link: Arc::clone(&link),
                     request,
-                    _permit: permit,
+                    permit,
                 };
+                match work.permit.is_known() {
+                    true => turn.push(work),
+                    false => strangers.push_back(work),
+                }
+            }
+            turn.extend(strangers.drain(..strangers.len().min(STRANGERS)));
+            for work in turn {
                 match answer.dhcp(&link, &work.request, None) {
                     Answered { action: Action::Probe(ip), .. } => {
                         let answer = answer.clone();
@@ -325,7 +339,7 @@ struct Work {
     sockets: Arc<Sockets>,
     link: Arc<Link>,
     request: Request,
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// Sends each ACK when its lease is on disk. In order: leases are written in the order in which they were given.

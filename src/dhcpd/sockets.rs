@@ -22,8 +22,9 @@ use tokio::{
     net::UdpSocket,
 };
 
-/// Bytes that may wait on a socket: some ten thousand requests.
-const QUEUE: usize = 8 << 20;
+/// Bytes that may wait on a socket, of which the kernel takes twice as many: some thirty thousand requests, so that
+/// a burst of strangers pushes nobody out.
+const QUEUE: usize = 16 << 20;
 
 /// Why an interface can't be served.
 #[derive(Debug, thiserror::Error)]
