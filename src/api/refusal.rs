@@ -1,6 +1,11 @@
 //! How the API says no: a status code that programs act on, words that people act on.
 
-use crate::{model::wire::ErrorBody, power::PowerError, provisioner::CommandError, store::StoreError};
+use crate::{
+    model::wire::ErrorBody,
+    power::PowerError,
+    provisioner::CommandError,
+    store::{StoreError, db::DbError},
+};
 use axum::{
     Json,
     http::StatusCode,
@@ -96,8 +101,12 @@ impl From<CommandError> for Refusal {
             CommandError::TableFull(_) => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text),
             CommandError::Store(_) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
                 .hint("`pristine image verify` names what is damaged"),
+            CommandError::NotSaved(DbError::Write { .. } | DbError::Rotten { .. }) => {
+                Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text)
+                    .hint("`pristine status` and `pristine doctor` tell how the disk is")
+            }
             CommandError::NotSaved(_) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
-                .hint("the state database can't be written: look at the disk, then try again"),
+                .hint("the state database can't be written now: try again"),
         }
     }
 }

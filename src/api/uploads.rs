@@ -125,7 +125,12 @@ async fn on_disk<T: Send + 'static>(
 }
 
 fn is_full(error: &StoreError) -> bool {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+    let full = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::FileTooLarge,
+        io::ErrorKind::ReadOnlyFilesystem,
+    ];
     match error {
         StoreError::NoRoom { .. } => true,
         StoreError::Io { source, .. } => full.contains(&source.kind()),

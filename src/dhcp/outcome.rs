@@ -50,6 +50,34 @@ pub struct Reply {
     pub yiaddr: Ipv4Addr,
 }
 
+impl Reply {
+    /// Promises the address for `seconds` at most (options 51, 58 and 59).
+    pub fn shorten(&mut self, seconds: u32) {
+        let times = |code| match code {
+            51 => Some(u64::from(seconds)),
+            58 => Some(u64::from(seconds) / 2),
+            59 => Some(u64::from(seconds) * 7 / 8),
+            _ => None,
+        };
+        // The options as `reply` put them: no padding before the end.
+        let mut rest = self.bytes.get_mut(OPTIONS..).unwrap_or_default();
+        while let [code, len, more @ ..] = rest {
+            let Some((value, after)) = more.split_at_mut_checked(usize::from(*len)) else { return };
+            if let (Some(time), Ok(was)) = (times(*code), <[u8; 4]>::try_from(&*value)) {
+                let time = u32::try_from(time).unwrap_or(u32::MAX).min(u32::from_be_bytes(was));
+                value.copy_from_slice(&time.to_be_bytes());
+            }
+            if *code == 255 {
+                return;
+            }
+            rest = after;
+        }
+    }
+}
+
+/// Where options begin: after the fixed part and the magic cookie (RFC 2131 section 3).
+const OPTIONS: usize = 240;
+
 /// Message type of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReplyKind {

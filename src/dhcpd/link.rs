@@ -15,6 +15,7 @@ use crate::{
     netboot::ServerAddr,
     provisioner::Answered,
 };
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use std::{
     collections::VecDeque,
     io,
@@ -264,7 +265,7 @@ impl Served {
                         let answer = answer.clone();
                         tasks.spawn(async move { work.answer_probed(ip, &answer).await });
                     }
-                    Answered { action, commit: None } => work.act(action).await,
+                    Answered { action, promise: None } => work.act(action).await,
                     // Ends with the tasks.
                     later => drop(promised.send((work, later))),
                 }
@@ -342,23 +343,35 @@ struct Work {
     permit: Permit,
 }
 
-/// Sends each ACK when its lease is on disk. In order: leases are written in the order in which they were given.
+/// Sends each ACK when its lease is on disk. One that a slow disk holds up holds up no other.
 async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<(Work, Answered)>, answer: A) {
-    while let Some((work, answered)) = promises.recv().await {
-        work.act(answer.saved(answered).await).await;
+    let mut waiting = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            promised = promises.recv() => match promised {
+                Some((work, answered)) => waiting.push(work.settle(answered, &answer)),
+                None => break,
+            },
+            Some(()) = waiting.next() => {}
+        }
     }
 }
 
 impl Work {
     /// Answers when ARP has told whether `ip` is free, or whatever address the answer names instead.
-    async fn answer_probed<A: Answer>(&self, mut ip: Ipv4Addr, answer: &A) {
+    async fn answer_probed<A: Answer>(self, mut ip: Ipv4Addr, answer: &A) {
         for _ in 0..PROBES {
             let Some(found) = self.probe(ip).await else { return };
             match answer.dhcp(&self.link, &self.request, Some(found)) {
                 Answered { action: Action::Probe(next), .. } => ip = next,
-                answered => return self.act(answer.saved(answered).await).await,
+                answered => return self.settle(answered, answer).await,
             }
         }
+    }
+
+    async fn settle<A: Answer>(self, answered: Answered, answer: &A) {
+        let action = answer.saved(answered).await;
+        self.act(action).await;
     }
 
     async fn act(&self, action: Action) {

@@ -1,7 +1,13 @@
 //! The host itself: rights, clock, disk, state folder, firewall.
 
 use super::Check;
-use crate::{config::Config, store::db::Db};
+use crate::{
+    config::Config,
+    store::{
+        db::Db,
+        durable::{NO_ROOM, free_bytes},
+    },
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -17,7 +23,6 @@ const NEEDED: [(u32, &str, &str); 3] = [
 ];
 /// Free bytes below which little, or nothing, works.
 const LITTLE: u64 = 2 << 30;
-const NOTHING: u64 = 64 << 20;
 /// 2026-01-01: a clock before it was never set.
 const BUILT: u64 = 1_767_225_600;
 
@@ -127,22 +132,23 @@ fn state_folder(config: &Config) -> Vec<Check> {
             format!("delete it and start the service again: it makes a new one (rm {})", token.display()),
         ));
     }
-    match rustix::fs::statvfs(&there) {
-        Ok(fs) => {
-            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    out.push(match free_bytes(&there) {
+        Some(free) => {
             let shown = format!("{} MB free at {}", free / 1_000_000, there.display());
             let advice =
                 "make room: images are hundreds of megabytes, and no lease is given that can't be saved";
-            out.push(match free {
-                0..NOTHING => Check::fail("disk", shown, advice),
-                NOTHING..LITTLE => Check::warn("disk", shown, advice),
+            match free {
+                0..NO_ROOM => Check::fail("disk", shown, advice),
+                NO_ROOM..LITTLE => Check::warn("disk", shown, advice),
                 _ => Check::ok("disk", shown),
-            });
+            }
         }
-        Err(e) => {
-            out.push(Check::warn("disk", format!("{}: {e}", there.display()), "look at the file system"))
-        }
-    }
+        None => Check::warn(
+            "disk",
+            format!("the system doesn't say how much is free at {}", there.display()),
+            "look at the file system",
+        ),
+    });
     out
 }
 

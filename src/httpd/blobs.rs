@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     model::{AttemptId, Digest},
-    store::BlobFile,
+    store::{BlobFile, StoreError},
 };
 use axum::{
     Extension,
@@ -18,7 +18,7 @@ use axum::{
 };
 use serde::Deserialize;
 use std::{ops::Range, sync::Arc, time::Duration};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -86,7 +86,15 @@ pub(super) async fn blob<M: Machines>(
     };
     let etag = format!("\"{digest}\"");
     let wanted = wanted(&headers, &etag, opened.content.size(), is_get);
-    let mut response = respond(app, conn, opened, wanted, is_get, boot, slot);
+    let proof = match (&wanted, is_get) {
+        (Wanted::Whole, true) => app.images.proof(&opened).map(|prove| {
+            let proven = spawn_blocking(prove);
+            Box::pin(async move { is_whole(proven.await, digest) }) as super::body::Proof
+        }),
+        // Not even a client that trusts what it asks for takes a part for the whole.
+        _ => None,
+    };
+    let mut response = respond(app, conn, opened, wanted, is_get, boot, slot, proof);
     // A refused range or condition is this request's; a cache must not keep it for the blob.
     let keep = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
     let fields = response.headers_mut();
@@ -96,6 +104,21 @@ pub(super) async fn blob<M: Machines>(
     fields.insert(header::CACHE_CONTROL, if keep { IMMUTABLE } else { HeaderValue::from_static("no-store") });
     fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     response
+}
+
+/// What hashing a blob gave, as the error that ends a response.
+fn is_whole(
+    proven: Result<Result<Option<String>, StoreError>, JoinError>,
+    digest: Digest,
+) -> std::io::Result<()> {
+    let wrong = match proven {
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Ok(Some(wrong))) => wrong,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(%digest, wrong, "blob not served to its end");
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, wrong))
 }
 
 /// Waits for the turn of a client that says how long it is willing to (`Prefer: wait=5`, RFC 7240), where
@@ -129,6 +152,7 @@ fn later(seconds: u32) -> Response {
     response
 }
 
+#[allow(clippy::too_many_arguments)]
 fn respond<M: Machines>(
     app: Arc<App<M>>,
     conn: Conn,
@@ -137,6 +161,7 @@ fn respond<M: Machines>(
     is_get: bool,
     boot: Option<AttemptId>,
     slot: Option<Slot>,
+    proof: Option<super::body::Proof>,
 ) -> Response {
     let BlobFile { digest, content } = blob;
     let size = content.size();
@@ -198,7 +223,7 @@ fn respond<M: Machines>(
             }
         }) as super::body::Tell
     });
-    *response.body_mut() = Body::new(PieceBody::new(Some(content), pieces, conn.state, tell));
+    *response.body_mut() = Body::new(PieceBody::new(Some(content), pieces, conn.state, tell).after(proof));
     response
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::{
     collections::VecDeque,
-    future::Future as _,
+    future::Future,
     io,
     ops::Range,
     pin::Pin,
@@ -26,6 +26,9 @@ pub(super) struct Delivery {
 }
 
 pub(super) type Tell = Box<dyn FnOnce(Delivery) + Send + Sync>;
+
+/// Resolves when the last bytes may go out, or to why they may not: then the response breaks off.
+pub(super) type Proof = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// Tells once, on drop, how a response went.
 struct Receipt {
@@ -95,6 +98,7 @@ pub(super) struct PieceBody {
     ahead: Option<Ahead>,
     left: u64,
     receipt: Option<Receipt>,
+    proof: Option<Proof>,
 }
 
 impl PieceBody {
@@ -111,7 +115,12 @@ impl PieceBody {
         let began = conn.written();
         let needs = (left == 0).then_some(began);
         let receipt = Some(Receipt { conn, began, needs, tell });
-        PieceBody { content, pieces, window: VecDeque::new(), ahead: None, left, receipt }
+        PieceBody { content, pieces, window: VecDeque::new(), ahead: None, left, receipt, proof: None }
+    }
+
+    /// Keeps the last slice back until that is proven: nobody takes for whole what isn't.
+    pub(super) fn after(self, proof: Option<Proof>) -> PieceBody {
+        PieceBody { proof, ..self }
     }
 
     /// Begins to load what follows, if it is of the blob and that was not begun.
@@ -157,6 +166,19 @@ impl Body for PieceBody {
         let this = self.get_mut();
         loop {
             if let Some(mut bytes) = this.window.pop_front() {
+                if bytes.len() <= SLICE
+                    && bytes.len() as u64 == this.left
+                    && let Some(proof) = &mut this.proof
+                {
+                    match proof.as_mut().poll(cx) {
+                        Poll::Ready(Ok(())) => this.proof = None,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                        Poll::Pending => {
+                            this.window.push_front(bytes);
+                            return Poll::Pending;
+                        }
+                    }
+                }
                 let slice = bytes.split_to(bytes.len().min(SLICE));
                 if !bytes.is_empty() {
                     this.window.push_front(bytes);

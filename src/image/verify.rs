@@ -51,7 +51,8 @@ struct Todo {
     images: Vec<String>,
 }
 
-/// Reads all blobs of `entries`, each once.
+/// Reads all blobs of `entries`, each once. What is damaged is marked where this process may do that, as a scrub
+/// does: it isn't served any more, and importing the same files heals it.
 ///
 /// # Errors
 /// Only where a file can't be read at all; damage is in the report.
@@ -83,6 +84,11 @@ pub fn verify(store: &ImageStore, entries: &[Entry], progress: &dyn Progress) ->
         report.blobs += 1;
         report.bytes += item.size;
         let wrong = check(store, digest, &item, &|n| step.advance(n))?;
+        if wrong.is_some()
+            && let Err(error) = store.quarantine(digest)
+        {
+            tracing::warn!(%error, "damage could not be marked: `pristine image scrub` as the service's user does");
+        }
         let (role, images) = (item.role, item.images);
         report.damage.extend(wrong.map(|what| Damage {
             digest,

@@ -25,7 +25,7 @@ pub use console::{Console, Mark};
 pub use error::LabError;
 pub use follow::Follow;
 pub use net::{Host, Net, Tap};
-pub use process::{Running, output_within};
+pub use process::{Running, output_within, tethered};
 pub use qemu::{Accel, Firmware, Nic, Spec, Stick, Vm, accel};
 pub use service::{Mode, Service, Settings};
 pub use shell::Shell;

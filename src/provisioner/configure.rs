@@ -5,6 +5,7 @@
 
 use super::{
     BootAnswer, Provisioner,
+    promises::{Soon, soon},
     report::alive,
     script::from_its_own_address,
     state::{Effects, State},
@@ -16,7 +17,10 @@ use crate::{
         SealedSecret, Secret, Stage, wire::Alarm,
     },
     profile::{self, Configured, Problem, Profile, Secrets, Values},
-    store::{db::Commit, vault::VaultError},
+    store::{
+        db::{Commit, DbError},
+        vault::VaultError,
+    },
 };
 use serde::Serialize;
 use std::{
@@ -157,9 +161,16 @@ impl Provisioner {
         peer: Ipv4Addr,
         query: ConfigQuery,
     ) -> Result<Vec<u8>, ConfigError> {
-        let (ready, commit) = self.config_locked(token, peer, &query)?;
-        // On disk before it leaves: after a restart it must not go to somebody else.
-        commit.await?;
+        let (ready, mut commit) = self.config_locked(token, peer, &query)?;
+        // On disk before it leaves: after a restart it must not go to somebody else. Where it holds no secret,
+        // a disk that takes nothing doesn't keep a machine from booting.
+        let secret = ready.as_ref().is_some_and(|ready| !ready.secrets.is_empty());
+        match soon(&mut commit).await {
+            Soon::Saved => {}
+            Soon::Waits(Some(error)) if secret || error == DbError::Closed => return Err(error.into()),
+            Soon::Waits(None) if secret => commit.await?,
+            Soon::Waits(_) => {}
+        }
         let Some(Ready { digest, config, inputs, secrets }) = ready else {
             return json(&Sent { digest: Digest::of(b""), config: &MachineConfig::default() });
         };

@@ -1,48 +1,75 @@
 //! DHCP: the answer to a packet, given back when what it promises is on disk.
 
-use super::{Provisioner, answer::is_known, random, state::Effects};
+use super::{
+    Provisioner,
+    answer::is_known,
+    promises::{Soon, Ticket, soon},
+    random,
+    state::Effects,
+};
 use crate::{
     dhcp::{self, Action, MessageType, ReplyKind},
-    model::{AttemptId, BootTarget, ClientKey, ClientKind, Lease, LeaseState, Mac, Stage, Verdict},
+    model::{AttemptId, BootTarget, Change, ClientKey, ClientKind, Lease, LeaseState, Mac, Stage, Verdict},
     netboot::NbpAnswer,
     store::db::Commit,
 };
 
 /// The answer to a DHCP packet, and what must be on disk before it may leave.
 pub struct Answered {
-    /// What is to be done.
+    /// What is to be done, once [`Provisioner::dhcp_saved`] where something is promised.
     pub action: Action,
-    /// Of an ACK: it may be sent when this resolved to `Ok` (RFC 2131 section 3.1, point 4: the server commits
-    /// the binding first). Where it can't be written nothing is answered, and the client asks again. An offer
-    /// promises nothing and does not wait.
-    pub commit: Option<Commit>,
+    /// Of an ACK: what it promises is on its way to the disk (RFC 2131 section 3.1, point 4: the server commits
+    /// the binding first). An offer promises nothing and does not wait.
+    pub promise: Option<Promised>,
+}
+
+/// What an ACK promises, on its way to the disk.
+pub struct Promised {
+    commit: Commit,
+    /// Of a lease; an ACK without an address promises none.
+    ticket: Option<Ticket>,
 }
 
 impl Answered {
     /// One that need not wait.
     pub fn at_once(action: Action) -> Answered {
-        Answered { action, commit: None }
+        Answered { action, promise: None }
     }
 }
 
 impl Provisioner {
     /// Answers a DHCP packet, from memory.
     pub fn dhcp(&self, link: &dhcp::Link, req: &dhcp::Request, probed: Option<dhcp::Probed>) -> Answered {
-        let (action, commit) = self.dhcp_locked(link, req, probed);
+        let (action, commit, ticket) = self.dhcp_locked(link, req, probed);
         let promises = matches!(&action, Action::Reply(reply) if reply.kind == ReplyKind::Ack);
-        Answered { action, commit: promises.then_some(commit) }
+        Answered { action, promise: promises.then_some(Promised { commit, ticket }) }
     }
 
-    /// Waits for the disk where an answer must: what is to be done then.
-    pub async fn dhcp_saved(&self, Answered { action, commit }: Answered) -> Action {
-        if let Some(commit) = commit
-            && commit.await.is_err()
-        {
-            // The store logged it, at a bounded rate.
-            self.state().stats.not_saved += 1;
-            return Action::Silent(dhcp::Reason::NotSaved);
+    /// Waits for the disk where it must: what is to be done then. If a lease can't be written, the client is given
+    /// the rest of the one that is on disk, or nothing where none is, and asks again.
+    pub async fn dhcp_saved(&self, answered: Answered) -> Action {
+        let (mut reply, Promised { mut commit, ticket }) = match answered {
+            Answered { action: Action::Reply(reply), promise: Some(promised) } => (reply, promised),
+            Answered { action, .. } => return action,
+        };
+        let soon = soon(&mut commit).await;
+        let Some(ticket) = ticket else { return Action::Reply(reply) };
+        if let Soon::Waits(error) = soon {
+            let mut state = self.state();
+            if let Some(seconds) = state.promises.left(&ticket, self.now()) {
+                reply.shorten(seconds);
+                state.stats.acks_shortened += 1;
+                return Action::Reply(reply);
+            }
+            drop(state);
+            if error.is_some() || commit.await.is_err() {
+                // The store logged it, at a bounded rate.
+                self.state().stats.not_saved += 1;
+                return Action::Silent(dhcp::Reason::NotSaved);
+            }
         }
-        action
+        self.state().promises.kept(ticket);
+        Action::Reply(reply)
     }
 
     /// Whether a machine's requests pass however many strangers ask: it is known, an address is reserved
@@ -61,7 +88,7 @@ impl Provisioner {
         link: &dhcp::Link,
         req: &dhcp::Request,
         probed: Option<dhcp::Probed>,
-    ) -> (Action, Commit) {
+    ) -> (Action, Commit, Option<Ticket>) {
         let client = req.boot_client();
         let now = self.now();
         // An operating system begins no attempt, and asks most often.
@@ -78,7 +105,7 @@ impl Provisioner {
             let reason = dhcp::Reason::NoSubnet;
             *state.stats.silent.entry(reason.to_string()).or_default() += 1;
             let commit = self.hand_on(&locked, fx);
-            return (Action::Silent(reason), commit);
+            return (Action::Silent(reason), commit, None);
         }
         let on_record = link.mode != dhcp::Mode::Off && !req.is_probe();
         if on_record {
@@ -86,8 +113,30 @@ impl Provisioner {
         }
         let answer = state.answer(&self.0.images, &client, &link.server, &self.voucher());
         let known = state.machines.get(client.mac).is_some_and(is_known);
+        // What it holds so far, of the addresses that it may be asking for.
+        let held = [Some(req.ciaddr()), req.requested_ip()].map(|addr| {
+            let lease = addr.and_then(|addr| state.leases.by_addr(addr))?;
+            let its = lease.state == LeaseState::Bound && lease.mac == client.mac && lease.expires > now;
+            its.then_some((lease.addr, lease.expires))
+        });
         let outcome =
             dhcp::respond(&state.site, &mut state.leases, link, req, &answer.nbp, known, probed, now);
+        let ends = |change: &Change| match change {
+            Change::Lease(lease) if lease.state != LeaseState::Bound => Some(lease.addr),
+            Change::LeaseGone(addr) => Some(*addr),
+            _ => None,
+        };
+        outcome.changes.iter().filter_map(ends).for_each(|addr| state.promises.end(addr));
+        let promised = outcome.changes.iter().find_map(|change| match change {
+            Change::Lease(lease) if lease.state == LeaseState::Bound => {
+                Some((lease.addr, lease.mac, lease.expires))
+            }
+            _ => None,
+        });
+        let ticket = promised.map(|(addr, mac, until)| {
+            let before = held.into_iter().flatten().find(|(a, _)| *a == addr).map(|(_, expires)| expires);
+            state.promises.make(addr, mac, until, before)
+        });
         fx.changes.extend(outcome.changes);
 
         let boots =
@@ -151,6 +200,6 @@ impl Provisioner {
             });
         }
         let commit = self.hand_on(&locked, fx);
-        (outcome.action, commit)
+        (outcome.action, commit, ticket)
     }
 }

@@ -26,6 +26,7 @@
 //! | many changes at once | `fleet::declare` (pure), `batch`, `declared` |
 //! | what the audit log is told of a change | `audit` (pure) |
 //! | who vouches for an image, where the site wants that | `vouching` |
+//! | what is promised while the disk takes nothing | `promises` |
 //! | stuck attempts, strangers that left | `ticker` |
 
 mod answer;
@@ -47,6 +48,7 @@ mod machines;
 mod orders;
 mod power;
 mod profile;
+mod promises;
 mod reboot;
 mod report;
 mod roll;
@@ -239,6 +241,7 @@ impl Provisioner {
             attempts: state.attempts.len(),
             commits,
             commit_failures,
+            unsaved: self.0.db.trouble().map_or(0, |t| t.waiting),
             ..state.stats.clone()
         }
     }

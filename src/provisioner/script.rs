@@ -3,6 +3,7 @@
 use super::{
     BootAnswer, Provisioner, ScriptError, ScriptQuery,
     attempts::{self, Seen},
+    promises::{Soon, soon},
     random,
     state::{Effects, State},
 };
@@ -13,6 +14,7 @@ use crate::{
     },
     netboot::{ScriptInput, ScriptTarget, ServerAddr, boot_script},
     profile::Configured,
+    store::db::DbError,
 };
 use std::net::Ipv4Addr;
 
@@ -21,7 +23,7 @@ const MINUTE: Millis = 60_000;
 impl Provisioner {
     /// The script for the machine that asks from `peer`. It carries this boot's attempt and a new
     /// one-time token, of which only the SHA-256 is kept; attempt, target and generation are on disk
-    /// before it is given out. A machine that can't be booted gets a script that says why.
+    /// before it is given out, unless the disk takes nothing. A machine that can't be booted gets a script that says why.
     pub async fn script(
         &self,
         server: ServerAddr,
@@ -44,8 +46,15 @@ impl Provisioner {
         };
         // A kernel that was not looked at yet is hashed before the lock, not under it.
         self.look(&client, &server).await;
-        let (script, commit) = self.script_locked(server, peer, &query, &client, &token, fresh)?;
-        commit.await?;
+        let (script, mut commit) = self.script_locked(server, peer, &query, &client, &token, fresh)?;
+        if let Soon::Waits(error) = soon(&mut commit).await {
+            if let Some(error @ DbError::Closed) = error {
+                return Err(error.into());
+            }
+            // Better boot by what only memory knows than not at all: after a kill the token is unknown, and
+            // then its reports are refused, which no boot hangs on.
+            self.state().stats.scripts_unsaved += 1;
+        }
         Ok(script)
     }
 

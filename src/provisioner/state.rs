@@ -13,6 +13,7 @@ use super::{
     configure::Configs,
     fallback,
     machines::Machines,
+    promises::Promises,
     rules::Rules,
 };
 use crate::{
@@ -50,6 +51,7 @@ pub(super) struct State {
     pub bounds: Bounds,
     pub machines: Machines,
     pub leases: dhcp::Leases,
+    pub promises: Promises,
     pub attempts: Attempts,
     pub default: Option<BootTarget>,
     pub rules: Rules,
@@ -82,6 +84,7 @@ impl State {
         let wanted = machines.iter().filter(|m| m.reboot.is_some()).map(|m| m.mac).collect();
         State {
             leases: dhcp::Leases::new(options.site.bounds),
+            promises: Promises::default(),
             machines: Machines::new(options.bounds, machines),
             attempts: Attempts::new(options.bounds),
             flat: options.site.subnets.is_empty().then(dhcp::FlatLinks::default),

@@ -55,7 +55,13 @@ impl Provisioner {
             since,
         });
         let suspects = self.suspects().into_iter().map(|suspect| self.alarm(suspect));
-        halted.chain(suspects).chain(self.secrets_alarm()).chain(self.config_alarms()).collect()
+        self.disk_alarm()
+            .into_iter()
+            .chain(halted)
+            .chain(suspects)
+            .chain(self.secrets_alarm())
+            .chain(self.config_alarms())
+            .collect()
     }
 
     fn alarm(&self, suspect: Suspect) -> Alarm {

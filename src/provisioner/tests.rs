@@ -424,7 +424,7 @@ async fn a_machine_that_boots_something_else_has_left_its_image() {
 }
 
 #[tokio::test]
-async fn no_ack_no_script_and_no_pin_without_the_disk_and_all_again_when_it_is_back() {
+async fn no_new_lease_and_no_pin_without_the_disk_boots_go_on_and_all_is_saved_when_it_is_back() {
     let w = World::new(Options::default());
     w.import("web:1", Arch::X86_64, true);
     w.prov.set_default(Some("web:1")).await.unwrap();
@@ -434,13 +434,26 @@ async fn no_ack_no_script_and_no_pin_without_the_disk_and_all_again_when_it_is_b
     assert!(e.to_string().contains("nothing was changed"), "{e}");
     assert_eq!(w.prov.machine(M).unwrap().pin, None, "undone");
     assert_eq!(w.lease(2, PXE).await, None);
-    assert!(matches!(w.script(1, addr).await, Err(ScriptError::NotSaved(_))));
+    w.clock.advance(600_000);
+    let Action::Reply(ack) = w.dhcp(&packet(3, 1, &[IPXE, &[(50, &addr.octets())]].concat())).await else {
+        panic!("its lease is on disk")
+    };
+    let times =
+        |bytes: &[u8]| bytes.windows(2).position(|w| w == [51, 4]).map(|at| bytes[at + 2..at + 6].to_vec());
+    assert_eq!(times(&ack.bytes), Some(3_000u32.to_be_bytes().to_vec()), "what is left of an hour");
+    let script = w.script(1, addr).await.unwrap();
+    assert!(script.contains("/blobs/"), "{script}");
+    let alarm = w.prov.alarms().remove(0);
+    assert!(alarm.about == "disk" && alarm.text.contains("the test says"), "{alarm:?}");
     assert!(w.prov.set_default(Some("local")).await.is_err());
     assert_ne!(w.prov.default_target().unwrap().target, BootTarget::Local);
-    assert!(w.prov.stats().not_saved >= 1);
+    let stats = w.prov.stats();
+    assert!(stats.not_saved == 1 && stats.acks_shortened == 1 && stats.scripts_unsaved == 1, "{stats:?}");
+    assert!(stats.unsaved > 0);
 
     w.prov.db().limit_pages(1_000_000);
     let second = w.lease(2, PXE).await.unwrap();
+    assert_eq!((w.prov.stats().unsaved, w.prov.alarms().len()), (0, 0));
     w.script(1, addr).await.unwrap();
     let w = w.restart();
     let mut leased: Vec<Ipv4Addr> = w.prov.leases().iter().map(|l| l.addr).collect();

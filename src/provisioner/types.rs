@@ -440,6 +440,12 @@ pub struct Stats {
     pub silent: BTreeMap<String, u64>,
     /// Replies withheld since their changes could not be made durable.
     pub not_saved: u64,
+    /// ACKs for the rest of the lease as it is on disk, since a longer one could not be made durable.
+    pub acks_shortened: u64,
+    /// Boot scripts given out before they were on disk, since it took nothing.
+    pub scripts_unsaved: u64,
+    /// Changes that wait for a disk that takes nothing.
+    pub unsaved: usize,
     /// Boot files sent whole.
     pub files: u64,
     /// Transfers that broke off (probes left out).

@@ -6,7 +6,7 @@ use crate::{
     model::{Machine, Millis, wire::Alarm},
     provisioner::Provisioner,
     store::{
-        ImageStore,
+        ImageStore, StoreError,
         images::{DamagedImage, Paced},
     },
 };
@@ -116,14 +116,24 @@ impl Scrubber {
         }})
     }
 
-    /// One for each image that a scrub found damaged and that nobody healed since.
+    /// One for each image that is known to be damaged, whether a scrub, `image verify` or serving it found that,
+    /// and that nobody healed since.
     pub(super) fn alarms(&self) -> Vec<Alarm> {
-        let Some(last) = self.images.last_scrub().filter(|last| !last.images.is_empty()) else {
-            return Vec::new();
+        let words =
+            |error: StoreError| Alarm { about: "images".into(), text: error.to_string(), since: now() };
+        let looked = self.images.bad_tags().and_then(|bad| Ok((bad, self.images.damaged_images()?)));
+        let (bad_tags, damaged) = match looked {
+            Ok(looked) => looked,
+            Err(error) => return vec![words(error)],
         };
+        let bad_tags = bad_tags.into_iter().map(words);
+        if damaged.is_empty() {
+            return bad_tags.collect();
+        }
         let machines = self.provisioner.machines();
-        let damaged = self.images.damaged_images().unwrap_or_default();
-        damaged.iter().map(|image| alarm(image, &machines, last.ended)).collect()
+        let scrubbed = self.images.last_scrub().filter(|last| !last.images.is_empty());
+        let since = scrubbed.map_or_else(now, |last| last.ended);
+        bad_tags.chain(damaged.iter().map(|image| alarm(image, &machines, since))).collect()
     }
 }
 

@@ -33,6 +33,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
     thread::JoinHandle,
+    time::SystemTime,
 };
 use tokio::sync::oneshot;
 use writer::Shared;
@@ -66,12 +67,24 @@ pub struct Loaded {
     pub profiles: Vec<ProfileRecord>,
 }
 
+/// What keeps changes from the disk.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// Since when nothing was saved.
+    pub since: SystemTime,
+    /// Why.
+    pub error: DbError,
+    /// Changes that wait.
+    pub waiting: usize,
+}
+
 /// The open database of a running service. Dropping it writes what is pending and lets go of the
 /// state folder.
 pub struct Db {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
+    anchor: Option<schema::Anchor>,
     // After the thread in drop order (see `Drop`): the next service must find all of it written.
     _lock: StateLock,
 }
@@ -85,8 +98,9 @@ impl Db {
         let conn = schema::open(state_dir, &path)?;
         let loaded = rows::load(&conn, &path)?;
         let shared = Arc::new(Shared::new());
+        let anchor = Some(schema::Anchor::hold(&path)?);
         let thread = writer::start(shared.clone(), conn, path.clone())?;
-        Ok((Db { shared, thread: Some(thread), path, _lock: lock }, loaded))
+        Ok((Db { shared, thread: Some(thread), path, anchor, _lock: lock }, loaded))
     }
 
     /// What the database holds, without taking the lock: for commands that work beside a running
@@ -120,6 +134,16 @@ impl Db {
         }
     }
 
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    /// What keeps changes from the disk now; `None` while they get there.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.shared.trouble(&self.path)
+    }
+
     /// Transactions that reached the disk, and transactions that failed, since the start.
     pub fn counts(&self) -> (u64, u64) {
         self.shared.counts()
@@ -134,6 +158,8 @@ impl Db {
 
 impl Drop for Db {
     fn drop(&mut self) {
+        // Whoever writes closes the database last, and puts the log into it.
+        self.anchor = None;
         self.shared.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -9,6 +9,15 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+/// Bytes free on a disk below which hardly anything can be saved.
+pub const NO_ROOM: u64 = 64 << 20;
+
+/// Bytes that are free where `dir` lies, for whoever is not root; `None` where the system doesn't say.
+pub fn free_bytes(dir: &Path) -> Option<u64> {
+    let fs = rustix::fs::statvfs(dir).ok()?;
+    Some(fs.f_bavail.saturating_mul(fs.f_frsize))
+}
+
 /// Makes the entries of folder `dir` durable: what was made, renamed or removed in it.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()

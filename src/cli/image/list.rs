@@ -52,7 +52,9 @@ pub(super) fn list(store: &ImageStore, context: &Context) -> Outcome {
             table.row([name, entry.digest.short()].into_iter().chain(rest));
         }
         table.render()
-    })
+    })?;
+    // Shown beside those that can be.
+    store.bad_tags()?.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
 }
 
 pub(super) fn show(reference: &str, store: &ImageStore, context: &Context) -> Outcome {

@@ -33,7 +33,7 @@ pub(super) fn run(entries: &[Entry], store: &ImageStore, context: &Context) -> O
         for d in &report.damage {
             let _ = writeln!(
                 text,
-                "DAMAGED {} blob {}: {}\n  file    {}\n  hurts   {}\n  remedy  import the same files again, or remove the image",
+                "DAMAGED {} blob {}: {}\n  file    {}\n  hurts   {}\n  remedy  import the same files again, or remove the image; it is not served until then",
                 d.role,
                 d.digest,
                 d.what,
@@ -54,5 +54,8 @@ pub(super) fn run(entries: &[Entry], store: &ImageStore, context: &Context) -> O
         );
         text
     })?;
+    if let Some(error) = store.bad_tags()?.into_iter().next() {
+        return Err(error.into());
+    }
     if report.damage.is_empty() { Ok(()) } else { Err(Failure::Said) }
 }

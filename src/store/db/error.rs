@@ -73,6 +73,16 @@ pub enum DbError {
         /// What SQLite said.
         why: String,
     },
+    /// SQLite met a page that can't be one, amid a transaction. The service goes on with what it knows.
+    #[error(
+        "{path} is damaged ({why}): nothing can be saved any more, and what runs goes on with what is in memory. Check its disk, end the service, and put back a backup of it"
+    )]
+    Rotten {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
     /// More changes wait for the disk than is sane.
     #[error("{path}: {waiting} changes already wait for the disk: it is too slow or hangs")]
     Overloaded {

@@ -2,7 +2,8 @@
 
 use super::DbError;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use std::{fs::File, path::Path, time::Duration};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::{fs::File, io::ErrorKind, path::Path, sync::Mutex, time::Duration};
 
 /// Steps from format n to n + 1. Never edit one that was released: add another.
 const MIGRATIONS: &[&str] = &[
@@ -64,6 +65,34 @@ pub(super) fn connect(path: &Path) -> Result<Connection, DbError> {
     let conn = Connection::open_with_flags(path, flags).map_err(|e| sql_error(path, &e))?;
     set_up(&conn).map_err(|e| sql_error(path, &e))?;
     Ok(conn)
+}
+
+/// Keeps the database's log and the index of it in place, whatever becomes of the connection that writes: made anew
+/// on a disk that just became full, the index would lie in memory that can't be written, and SQLite would be
+/// ended by the kernel (SIGBUS).
+pub(super) struct Anchor {
+    _conn: Mutex<Connection>,
+}
+
+impl Anchor {
+    /// Of a database that is open for writing.
+    pub(super) fn hold(path: &Path) -> Result<Anchor, DbError> {
+        let sql = |e: rusqlite::Error| sql_error(path, &e);
+        let conn = connect_read_only(path)?.ok_or_else(|| open_error(path, &ErrorKind::NotFound.into()))?;
+        // Before the first read there is no index.
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0)).map_err(sql)?;
+        let index = path.with_extension("db-shm");
+        let whole = File::options().write(true).open(&index).and_then(|file| {
+            let size = file.metadata()?.len();
+            // Where blocks are smaller than pages, SQLite leaves holes in it.
+            Ok(fallocate(&file, FallocateFlags::empty(), 0, size)?)
+        });
+        match whole {
+            Err(e) if e.kind() == ErrorKind::StorageFull => Err(open_error(&index, &e)),
+            // A file system that can't say: SQLite's own way must do.
+            Ok(()) | Err(_) => Ok(Anchor { _conn: Mutex::new(conn) }),
+        }
+    }
 }
 
 /// Opens for reading, with a look at the whole file; `None` where there is nothing.

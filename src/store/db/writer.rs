@@ -1,18 +1,21 @@
 //! The one thread that writes, and what waits for it.
 
 use super::{
-    DbError, audit,
+    DbError, Trouble, audit,
     rows::{self, Row},
     schema,
 };
-use crate::model::Change;
+use crate::{
+    model::Change,
+    store::durable::{NO_ROOM, free_bytes},
+};
 use rusqlite::Connection;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::oneshot;
 
@@ -21,6 +24,8 @@ use tokio::sync::oneshot;
 const MAX_WAITERS: usize = 8_192;
 /// How long after a failure changes that nobody waits for are tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// A transaction that is under way for so long waits for a disk that hangs.
+const HANGS: Duration = Duration::from_secs(5);
 /// A disk that stays full is said this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
@@ -32,8 +37,10 @@ struct Pending {
     waiters: Vec<Waiter>,
     /// True while `changes` holds some that a transaction failed to write.
     failed: bool,
-    /// True while a transaction is under way.
-    writing: bool,
+    /// Since when a transaction is under way.
+    writing: Option<SystemTime>,
+    /// Since when no transaction succeeded, and why the last one failed.
+    trouble: Option<(SystemTime, DbError)>,
     closed: bool,
     commits: u64,
     failures: u64,
@@ -69,7 +76,7 @@ impl Shared {
             let _ = waiter.send(Err(DbError::Closed));
             return commit;
         }
-        if changes.is_empty() && pending.changes.is_empty() && !pending.writing {
+        if changes.is_empty() && pending.changes.is_empty() && pending.writing.is_none() {
             let _ = waiter.send(Ok(()));
             return commit;
         }
@@ -103,6 +110,19 @@ impl Shared {
         if pending.failed { pending.changes.len() } else { 0 }
     }
 
+    /// What keeps changes from the disk now.
+    pub(super) fn trouble(&self, path: &Path) -> Option<Trouble> {
+        let pending = self.lock();
+        let waiting = pending.changes.len();
+        if let Some((since, error)) = &pending.trouble {
+            return Some(Trouble { since: *since, error: error.clone(), waiting });
+        }
+        let since = pending.writing?;
+        let long = since.elapsed().is_ok_and(|lasts| lasts >= HANGS);
+        let error = DbError::Overloaded { path: path.into(), waiting };
+        long.then_some(Trouble { since, error, waiting })
+    }
+
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: u32) {
         self.lock().max_pages = Some(pages);
@@ -130,23 +150,26 @@ impl Shared {
                 pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        pending.writing = true;
+        pending.writing = Some(SystemTime::now());
         pending.failed = false;
         Some((std::mem::take(&mut pending.changes), std::mem::take(&mut pending.waiters)))
     }
 
     fn done(&self, batch: HashMap<Row, Change>, waiters: Vec<Waiter>, result: Result<(), DbError>) {
         let mut pending = self.lock();
-        pending.writing = false;
-        if result.is_ok() {
-            pending.commits += 1;
-        } else {
+        pending.writing = None;
+        if let Err(error) = &result {
+            let since = pending.trouble.take().map_or_else(SystemTime::now, |(since, _)| since);
+            pending.trouble = Some((since, error.clone()));
             pending.failures += 1;
             pending.failed = true;
             // Newer changes of the same rows came in meanwhile and win.
             for (row, change) in batch {
                 pending.changes.entry(row).or_insert(change);
             }
+        } else {
+            pending.commits += 1;
+            pending.trouble = None;
         }
         drop(pending);
         for waiter in waiters {
@@ -193,10 +216,15 @@ fn write(
     if batch.is_empty() {
         return Ok(());
     }
-    let failed = |e: rusqlite::Error| DbError::Write { path: path.into(), why: e.to_string() };
+    let failed = |e: rusqlite::Error| failure(path, &e);
     let mut current = match conn.take() {
         Some(c) => c,
-        None => schema::connect(path)?,
+        // A full disk has no room for the log's index either.
+        None => schema::connect(path).map_err(|e| match e {
+            DbError::Open { path, why } => DbError::Write { path, why },
+            DbError::Damaged { path, why } => DbError::Rotten { path, why },
+            other => other,
+        })?,
     };
     #[cfg(test)]
     if let Some(pages) = shared.lock().max_pages {
@@ -213,4 +241,16 @@ fn write(
     tx.commit().map_err(failed)?;
     *conn = Some(current);
     Ok(())
+}
+
+/// Why a transaction failed, with what SQLite doesn't tell: how much room the disk has.
+fn failure(path: &Path, e: &rusqlite::Error) -> DbError {
+    let why = match path.parent().and_then(free_bytes) {
+        Some(free @ 0..NO_ROOM) => format!("{e}; its disk has {} kB free", free / 1_000),
+        _ => e.to_string(),
+    };
+    match schema::sql_error(path, e) {
+        DbError::Damaged { path, why } => DbError::Rotten { path, why },
+        _ => DbError::Write { path: path.into(), why },
+    }
 }

@@ -48,7 +48,7 @@ pub struct Collection {
     pub busy: usize,
     /// Packs left alone because they were pushed less than a day ago.
     pub awaited: usize,
-    /// Packs left alone because something in them is damaged.
+    /// Packs left alone because something in them is damaged, or their index is and something is missing.
     pub damaged: usize,
 }
 
@@ -77,6 +77,7 @@ impl ImageStore {
                 done.rewritten += c.live;
                 done.freed += c.pack.size.saturating_sub(c.live);
             }
+            self.unreadable(&view, &self.needed_chunks()?, &mut done)?;
             return Ok(done);
         }
         let mut claimed: Vec<(Arc<Pack>, Claim)> = Vec::new();
@@ -91,11 +92,46 @@ impl ImageStore {
             let _lock = self.wait_lock(FlockOperation::LockExclusive)?;
             self.needed_chunks()?
         };
+        {
+            let _lock = self.wait_lock(FlockOperation::LockExclusive)?;
+            self.unreadable(&*packs.view()?, &self.needed_chunks()?, &mut done)?;
+        }
         let ours: BTreeSet<String> = claimed.iter().map(|(pack, _)| pack.id.clone()).collect();
         for (pack, claim) in claimed {
             self.rewrite(&pack, claim, &needed, &ours, &mut done, seen)?;
         }
         Ok(done)
+    }
+
+    /// Packs of which both indices are lost: nobody knows what is in them. Where every chunk that is needed lies
+    /// elsewhere, nothing in them is, and they go. The caller holds the store's exclusive lock, if this runs.
+    fn unreadable(
+        &self,
+        view: &View,
+        needed: &HashSet<Digest>,
+        done: &mut Collection,
+    ) -> Result<(), StoreError> {
+        if view.unreadable.is_empty() {
+            return Ok(());
+        }
+        let all_there = needed.iter().all(|chunk| view.find(*chunk, None).is_some());
+        for (path, _) in &view.unreadable {
+            let size = std::fs::metadata(path).map_or(0, |m| m.len());
+            done.packs += 1;
+            done.bytes += size;
+            match all_there {
+                true => {
+                    done.garbage += size;
+                    done.removed += 1;
+                    done.freed += size;
+                    if done.run {
+                        self.0.blobs.packs().remove_files(path)?;
+                    }
+                }
+                false => done.damaged += 1,
+            }
+        }
+        Ok(())
     }
 
     /// The packs that are worth it; counts what is garbage.
@@ -291,5 +327,29 @@ pub(super) mod tests {
         std::fs::remove_file(&list).unwrap();
         std::fs::write(&list, b"nonsense").unwrap();
         assert!(matches!(store.collect(true, &|_| ()), Err(StoreError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_pack_without_any_index_goes_when_nothing_in_it_is_needed() {
+        let (dir, store, one, two) = two_versions();
+        let view = store.blobs().packs().view().unwrap();
+        let pack = view.packs.iter().max_by_key(|p| p.size).unwrap().path.clone();
+        for (path, end) in [(pack.clone(), true), (pack.with_extension("idx"), false)] {
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            let cut = if end { bytes.len() - 40 } else { 10 };
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+        }
+        let store = ImageStore::open_read_only(dir.path());
+        let done = store.collect(true, &|_| ()).unwrap();
+        assert!(done.damaged == 1 && done.removed == 0 && pack.exists(), "an image needs it: {done:?}");
+        import(&store, "web:1", &one);
+        import(&store, "web:2", &two);
+        let plan = store.collect(false, &|_| ()).unwrap();
+        assert!(plan.removed == 1 && plan.freed > 1 << 20, "{plan:?}");
+        let done = store.collect(true, &|_| ()).unwrap();
+        assert!(done.removed >= 1 && !pack.exists() && !pack.with_extension("idx").exists(), "{done:?}");
+        assert!(whole(&store, &one) && whole(&store, &two));
+        assert!(store.scrub(|| 7, &mut |_| true).unwrap().unwrap().found.is_empty());
     }
 }

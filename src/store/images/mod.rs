@@ -19,7 +19,7 @@ pub use serving::BlobFile;
 
 use super::{
     blobs::{Blobs, StoreError, dir_entries, io_at},
-    durable,
+    durable::{self, Stamp},
     resolve::{self, ResolveError},
 };
 use crate::model::{Digest, Image, Manifest, Tag};
@@ -51,13 +51,15 @@ struct Inner {
     proven: Mutex<HashMap<Digest, Proof>>,
     /// Held while a blob is hashed, so that a rack that powers on has it hashed once.
     proving: Mutex<()>,
+    /// The same for roots, which take longer: no boot script waits for them.
+    proving_roots: Mutex<()>,
 }
 
-/// A manifest that was read and found right, and its length then.
+/// A manifest that was read and found right, and its file then.
 #[derive(Clone, Debug)]
 struct Cached {
     image: Arc<Image>,
-    size: u64,
+    file: Stamp,
 }
 
 /// An image in the store, readable or not.
@@ -112,11 +114,12 @@ impl ImageStore {
             referenced: Mutex::default(),
             proven: Mutex::default(),
             proving: Mutex::default(),
+            proving_roots: Mutex::default(),
         }))
     }
 
     /// The folder of the store.
-    pub(super) fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Path {
         &self.0.dir
     }
 
@@ -152,14 +155,17 @@ impl ImageStore {
 
     fn get_shared(&self, digest: Digest) -> Result<Option<Arc<Image>>, StoreError> {
         let known = lock(&self.0.manifests).get(&digest).cloned();
+        // Before it is read: a change in between shows.
+        let path = self.0.blobs.path(digest);
+        let now = Stamp::of(&path).map_err(io_at("look at", &path))?;
         if let Some(known) = known {
-            // Another process may have removed or damaged it.
-            if fs::metadata(self.0.blobs.path(digest)).is_ok_and(|m| m.len() == known.size) {
+            // Another process may have removed it, or the disk have damaged it.
+            if now == Some(known.file) {
                 return Ok(Some(known.image));
             }
             lock(&self.0.manifests).remove(&digest);
         }
-        let Some((image, size)) = self.read_manifest(digest)? else { return Ok(None) };
+        let Some(image) = self.read_manifest(digest)? else { return Ok(None) };
         if !self.is_image(&image)? {
             return Ok(None);
         }
@@ -168,17 +174,25 @@ impl ImageStore {
         if cache.len() >= MAX_CACHED {
             cache.clear();
         }
-        cache.insert(digest, Cached { image: Arc::clone(&image), size });
+        cache.extend(now.map(|file| (digest, Cached { image: Arc::clone(&image), file })));
         Ok(Some(image))
     }
 
     /// True where its tag points to it, or it is kept although its tag was moved.
     fn is_image(&self, image: &Image) -> Result<bool, StoreError> {
         let digest = image.digest;
-        Ok(self.kept_path(digest).exists() || self.tag_target(&image.manifest.tag)? == Some(digest))
+        if self.kept_path(digest).exists() {
+            return Ok(true);
+        }
+        match self.tag_target(&image.manifest.tag) {
+            Ok(target) => Ok(target == Some(digest)),
+            // Whoever is pinned to it goes on with it.
+            Err(StoreError::BadTagFile { .. }) => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
-    fn read_manifest(&self, digest: Digest) -> Result<Option<(Image, u64)>, StoreError> {
+    fn read_manifest(&self, digest: Digest) -> Result<Option<Image>, StoreError> {
         let path = self.0.blobs.path(digest);
         let corrupt = |what: String| StoreError::Corrupt {
             digest,
@@ -201,7 +215,7 @@ impl ImageStore {
         if manifest.schema != 1 {
             return Err(corrupt(format!("manifest schema {} is newer than this program", manifest.schema)));
         }
-        Ok(Some((Image { digest, manifest }, bytes.len() as u64)))
+        Ok(Some(Image { digest, manifest }))
     }
 
     /// What `reference` means now: `name:version`, a digest, or the first 8 or more of its digits.
@@ -209,11 +223,11 @@ impl ImageStore {
     /// # Errors
     /// Nothing fits (the error names the nearest tags), or more than one does.
     pub fn resolve(&self, reference: &str) -> Result<Image, ResolveError> {
-        let digest = resolve::digest(reference, |tag| self.tag_target(tag), || self.index())?;
+        let digest = resolve::digest(reference, |tag| self.tag_target(tag), || Ok(self.readable_index()?.0))?;
         let missing = || -> Result<ResolveError, StoreError> {
             Ok(ResolveError::NotFound {
                 reference: reference.to_owned(),
-                nearest: resolve::nearest(reference, &self.index()?),
+                nearest: resolve::nearest(reference, &self.readable_index()?.0),
             })
         };
         match self.get(digest)? {
@@ -229,10 +243,10 @@ impl ImageStore {
         Ok(self.entries()?.into_iter().filter_map(|e| e.image.ok()).collect())
     }
 
-    /// Every image, damaged ones too: the tagged ones by tag, then those whose tag was moved.
+    /// Every image, damaged ones too, but those of which only [`ImageStore::bad_tags`] know: the tagged ones by tag, then those whose tag was moved.
     pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
         let mut entries: Vec<Entry> = Vec::new();
-        for (digest, tags) in self.index()? {
+        for (digest, tags) in self.readable_index()?.0 {
             let image = match self.get(digest) {
                 Ok(Some(image)) => Ok(image),
                 Ok(None) => Err(self.missing(digest, &tags)),
@@ -250,16 +264,34 @@ impl ImageStore {
         StoreError::Corrupt { digest, path: self.0.blobs.path(digest), what: "it is missing".into(), images }
     }
 
+    /// Files of tags that hold no digest: nobody knows what they pointed to. Other images, and pins of the one that
+    /// it was, go on.
+    pub fn bad_tags(&self) -> Result<Vec<StoreError>, StoreError> {
+        Ok(self.readable_index()?.1)
+    }
+
     /// Every image with the tags that point to it.
+    ///
+    /// # Errors
+    /// One of the tags can't be read: then nobody knows whether an image more belongs here.
     fn index(&self) -> Result<BTreeMap<Digest, Vec<Tag>>, StoreError> {
+        let (index, bad) = self.readable_index()?;
+        bad.into_iter().next().map_or(Ok(index), Err)
+    }
+
+    fn readable_index(&self) -> Result<(BTreeMap<Digest, Vec<Tag>>, Vec<StoreError>), StoreError> {
         let mut out: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
+        let mut bad = Vec::new();
         for name_dir in dir_entries(&self.0.dir.join("tags"))? {
             for path in dir_entries(&name_dir)? {
                 let part = |p: &Path| p.file_name().and_then(|n| n.to_str()).unwrap_or("").to_owned();
                 // Names that are no tag are the leftovers of a killed write.
                 let Ok(tag) = Tag::new(&part(&name_dir), &part(&path)) else { continue };
-                if let Some(digest) = self.tag_target(&tag)? {
-                    out.entry(digest).or_default().push(tag);
+                match self.tag_target(&tag) {
+                    Ok(Some(digest)) => out.entry(digest).or_default().push(tag),
+                    Ok(None) => {}
+                    Err(e @ StoreError::BadTagFile { .. }) => bad.push(e),
+                    Err(e) => return Err(e),
                 }
             }
         }
@@ -268,7 +300,7 @@ impl ImageStore {
                 out.entry(digest).or_default();
             }
         }
-        Ok(out)
+        Ok((out, bad))
     }
 
     fn tag_path(&self, tag: &Tag) -> PathBuf {

@@ -179,7 +179,11 @@ impl ImageStore {
 
     /// Removes leftovers. The caller holds the exclusive lock.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
-        self.sweep_signatures(&self.index()?)?;
+        match self.index() {
+            Ok(index) => self.sweep_signatures(&index)?,
+            Err(e @ StoreError::BadTagFile { .. }) => tracing::error!(error = %e, "nothing is cleared away"),
+            Err(e) => return Err(e),
+        }
         self.0.blobs.sweep_tmp()?;
         self.0.blobs.packs().sweep()?;
         for dir in dir_entries(&self.0.dir.join("tags"))?.into_iter().chain([self.0.dir.join("kept")]) {
@@ -197,8 +201,12 @@ impl ImageStore {
     /// it needs. Says how many, and their bytes. The caller holds the exclusive lock.
     fn sweep_blobs(&self) -> Result<(u64, u64), StoreError> {
         let mut live = BTreeSet::new();
-        for digest in self.index()?.into_keys() {
-            let Ok(Some((image, _))) = self.read_manifest(digest) else { return Ok((0, 0)) };
+        let index = match self.index() {
+            Err(StoreError::BadTagFile { .. }) => return Ok((0, 0)),
+            index => index?,
+        };
+        for digest in index.into_keys() {
+            let Ok(Some(image)) = self.read_manifest(digest) else { return Ok((0, 0)) };
             live.insert(digest);
             live.extend(image.manifest.blobs().map(|b| b.digest));
         }

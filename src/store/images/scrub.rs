@@ -9,7 +9,7 @@ use crate::{
         chunk::ChunkRef,
         durable,
         mapped::is_damage,
-        packs::Pack,
+        packs::{Pack, format::Entry},
     },
 };
 use rustix::fs::{Advice, fadvise};
@@ -148,13 +148,7 @@ impl ImageStore {
         entries.sort_by_key(|e| e.offset);
         let mut buffer = Vec::new();
         for entry in entries {
-            buffer.resize(usize::try_from(entry.chunk.len).unwrap_or(0), 0);
-            let mut good = || {
-                read_from_disk(&file, &mut buffer, entry.offset)
-                    .is_ok_and(|()| ChunkRef::of(&buffer) == entry.chunk)
-            };
-            // Twice: what was wrong may have been the memory.
-            if !good() && !good() {
+            if !is_chunk(&file, &entry, &mut buffer) {
                 self.0.blobs.packs().mark_damaged(pack, entry.offset)?;
                 done.found.push(format!("{} at {}", pack.path.display(), entry.offset));
             }
@@ -165,6 +159,39 @@ impl ImageStore {
             }
         }
         Ok(true)
+    }
+
+    /// Looks at a blob whose bytes were found wrong, on the disk, and marks what is damaged of it; how much that
+    /// is. As after a scrub, that isn't served any more, and storing the same bytes again heals it.
+    pub fn quarantine(&self, digest: Digest) -> Result<usize, StoreError> {
+        let blobs = &self.0.blobs;
+        let Some(chunks) = blobs.list_of(digest)? else {
+            let good = is_digest_of(&blobs.path(digest), digest, &mut |_| true);
+            if matches!(good, Ok(Some(true))) {
+                return Ok(0);
+            }
+            if let Err(e) = good
+                && !is_damage(&e)
+            {
+                return Err(io_at("read", &blobs.path(digest))(e));
+            }
+            return blobs.mark_damaged(digest).map(|()| 1);
+        };
+        let view = blobs.packs().view()?;
+        let mut open: Option<(&str, File)> = None;
+        let (mut found, mut buffer) = (0, Vec::new());
+        for (pack, entry) in chunks.iter().filter_map(|chunk| view.find(chunk.digest, None)) {
+            let file = match open.take().filter(|(id, _)| *id == pack.id) {
+                Some((_, file)) => file,
+                None => File::open(&pack.path).map_err(io_at("open", &pack.path))?,
+            };
+            if !is_chunk(&file, &entry, &mut buffer) {
+                blobs.packs().mark_damaged(pack, entry.offset)?;
+                found += 1;
+            }
+            open = Some((&pack.id, file));
+        }
+        Ok(found)
     }
 
     /// Bytes of all packs and plain blobs.
@@ -211,6 +238,14 @@ impl ImageStore {
     fn scrubbed_path(&self) -> PathBuf {
         self.0.dir.join("scrubbed.json")
     }
+}
+
+/// Whether a chunk lies there whole. Looks twice: what is wrong may be the memory.
+fn is_chunk(file: &File, entry: &Entry, buffer: &mut Vec<u8>) -> bool {
+    buffer.resize(usize::try_from(entry.chunk.len).unwrap_or(0), 0);
+    let mut good =
+        || read_from_disk(file, buffer, entry.offset).is_ok_and(|()| ChunkRef::of(buffer) == entry.chunk);
+    good() || good()
 }
 
 /// Reads past the page cache, as far as the kernel can: what lies there says nothing about the disk.

@@ -2,14 +2,18 @@
 
 use super::{ImageStore, MAX_CACHED, lock};
 use crate::{
-    model::{BlobRef, Digest},
+    model::{BlobRef, Digest, Image},
     store::{
         blobs::{self, StoreError, io_at},
         content::Content,
         durable::Stamp,
+        mapped::is_damage,
     },
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 /// What hashing a blob gave, for as long as its files are those that were hashed.
 #[derive(Clone, Debug)]
@@ -39,7 +43,8 @@ pub struct BlobFile {
 impl ImageStore {
     /// A blob for serving: only the manifests of images and what they refer to. A boot loader runs a
     /// kernel and its initramfs as they come, so these are hashed here, once for as long as no file that
-    /// they lie in is touched; the rootfs of a native image is left to `init`, which proves each block.
+    /// they lie in is touched. `init` proves each block of its root, which may begin to be sent before it was
+    /// hashed; see [`ImageStore::proof`].
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] where the blob is missing, known to be damaged, not as long as its manifest
@@ -69,28 +74,72 @@ impl ImageStore {
             let (found, said) = (content.size(), known.size);
             return Err(corrupt(format!("it has {found} bytes where the image says {said}")));
         }
-        match if known.unproven { self.hash_once(digest, &content)? } else { None } {
+        let wrong = match known.unproven {
+            true => self.hash_once(digest, &content, &self.0.proving)?,
+            false => self.known(digest, &content)?.and_then(|proof| proof.wrong),
+        };
+        match wrong {
             Some(wrong) => Err(corrupt(wrong)),
             None => Ok(Some(BlobFile { digest, content })),
         }
     }
 
-    /// What is wrong with the bytes of a blob; by memory where its files were not touched since.
-    fn hash_once(&self, digest: Digest, content: &Content) -> Result<Option<String>, StoreError> {
+    /// What is left to do before all of a blob may be sent as what it is called: `None` where it was hashed
+    /// since its files were touched last, else something that does so, to be called where reading may block.
+    /// It gives what is wrong.
+    pub fn proof(
+        &self,
+        blob: &BlobFile,
+    ) -> Option<impl FnOnce() -> Result<Option<String>, StoreError> + Send + 'static> {
+        if matches!(self.known(blob.digest, &blob.content), Ok(Some(_))) {
+            return None;
+        }
+        let (store, blob) = (self.clone(), blob.clone());
+        Some(move || store.hash_once(blob.digest, &blob.content, &store.0.proving_roots))
+    }
+
+    /// What hashing it gave, where its files were not touched since.
+    fn known(&self, digest: Digest, content: &Content) -> Result<Option<Proof>, StoreError> {
+        let now = content.stamps().map_err(io_at("look at", &self.0.blobs.place(digest)))?;
+        Ok(lock(&self.0.proven).get(&digest).filter(|p| p.stamps == now).cloned())
+    }
+
+    /// What is wrong with the bytes of a blob; by memory where its files were not touched since. What is found
+    /// wrong is put aside.
+    fn hash_once(
+        &self,
+        digest: Digest,
+        content: &Content,
+        one_at_a_time: &Mutex<()>,
+    ) -> Result<Option<String>, StoreError> {
         let path = self.0.blobs.place(digest);
         let now = || content.stamps().map_err(io_at("look at", &path));
         let known = |stamps: &[_]| lock(&self.0.proven).get(&digest).filter(|p| p.stamps == stamps).cloned();
         if let Some(proof) = known(&now()?) {
             return Ok(proof.wrong);
         }
-        let _one_at_a_time = lock(&self.0.proving);
+        let _one_at_a_time = lock(one_at_a_time);
         // Taken before the first byte is read: a write in between shows.
         let before = now()?;
         if let Some(proof) = known(&before) {
             return Ok(proof.wrong);
         }
-        let found = blobs::hash(content).map_err(io_at("read", &path))?;
-        let wrong = (found.digest != digest).then(|| format!("its bytes hash to {}", found.digest.short()));
+        let found = match blobs::hash(content) {
+            Ok(found) => Some(found.digest),
+            Err(e) if is_damage(&e) => None,
+            Err(e) => return Err(io_at("read", &path)(e)),
+        };
+        let wrong = match found {
+            Some(found) if found == digest => None,
+            Some(found) => Some(format!("its bytes hash to {}", found.short())),
+            None => Some("it can't be read to its end".to_owned()),
+        };
+        if wrong.is_some()
+            && let Err(error) = self.quarantine(digest)
+        {
+            // It isn't served as it is; a scrub will try again.
+            tracing::error!(%digest, %error, "a damaged blob could not be marked");
+        }
         // Of a file touched just now, a later write might not show.
         if !before.iter().flatten().all(Stamp::is_settled) {
             return Ok(wrong);
@@ -106,12 +155,22 @@ impl ImageStore {
     /// Reads anew which blobs the images refer to.
     fn reindex(&self) -> Result<HashMap<Digest, Referenced>, StoreError> {
         let mut out: HashMap<Digest, Referenced> = HashMap::new();
+        let mut images: Vec<(String, Image)> = Vec::new();
         for entry in self.entries()? {
             let label = entry.label();
-            let Ok(image) = entry.image else { continue };
+            images.extend(entry.image.ok().map(|image| (label, image)));
+        }
+        // One whose tag can't be read any more is known by its digest to whoever is pinned to it.
+        let asked: Vec<_> = lock(&self.0.manifests).values().map(|known| Arc::clone(&known.image)).collect();
+        for image in asked {
+            if images.iter().all(|(_, i)| i.digest != image.digest) && self.is_image(&image)? {
+                images.push((image.manifest.tag.to_string(), Image::clone(&image)));
+            }
+        }
+        for (label, image) in images {
             let own = lock(&self.0.manifests)
                 .get(&image.digest)
-                .map(|known| BlobRef { digest: image.digest, size: known.size });
+                .map(|known| BlobRef { digest: image.digest, size: known.file.size() });
             for blob in image.manifest.blobs().chain(own) {
                 let known = out.entry(blob.digest).or_default();
                 known.size = blob.size;

@@ -133,9 +133,9 @@ fn a_changed_kernel_or_initramfs_of_the_right_size_is_not_served() {
         let mut bytes = good.to_vec();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
-        for _ in 0..2 {
+        for what in ["hash to", "found to be damaged"] {
             let said = store.blob(digest).unwrap_err().to_string();
-            assert!(said.contains("hash to") && said.contains("web:1"), "{said}");
+            assert!(said.contains(what) && said.contains("web:1"), "{said}");
         }
     }
     import(&store, "web:1", "kernel", "initramfs");
@@ -151,6 +151,23 @@ fn an_image_whose_removal_was_killed_can_not_be_pinned_from_memory() {
     // What `remove` does first; its blobs go at the next opening.
     fs::remove_file(store.tag_path(&"web:1".parse().unwrap())).unwrap();
     assert!(store.resolve(&web.to_string()).is_err());
+}
+
+#[test]
+fn a_tag_that_is_cut_hides_no_other_image_and_takes_nothing_away() {
+    let (dir, store) = store();
+    let web = import(&store, "web:1", "kernel", "i");
+    let db = import(&store, "db:1", "other kernel", "i");
+    fs::write(store.tag_path(&"web:1".parse().unwrap()), "").unwrap();
+    let store = ImageStore::open(dir.path()).unwrap();
+    assert_eq!(store.entries().unwrap().iter().map(|e| e.digest).collect::<Vec<_>>(), [db]);
+    assert!(store.resolve("db:1").is_ok() && store.blob(Digest::of(b"other kernel")).unwrap().is_some());
+    assert!(store.blob(Digest::of(b"kernel")).unwrap().is_none(), "nobody asked for its image");
+    assert!(store.get(web).unwrap().is_some(), "pins go on");
+    assert!(store.blob(Digest::of(b"kernel")).unwrap().is_some());
+    assert!(store.resolve("web:1").unwrap_err().to_string().contains("tags/web/1"));
+    assert!(matches!(store.bad_tags().unwrap()[..], [StoreError::BadTagFile { .. }]));
+    assert!(store.blobs().path(Digest::of(b"kernel")).exists(), "who knows what it pointed to");
 }
 
 #[test]

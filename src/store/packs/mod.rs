@@ -303,8 +303,13 @@ impl Packs {
     /// Removes a pack that no blob needs. The caller holds the store's exclusive lock. Whoever has it mapped
     /// can go on reading.
     pub fn remove(&self, pack: &Pack, _claim: Claim) -> Result<(), StoreError> {
+        self.remove_files(&pack.path)
+    }
+
+    /// The same of a pack that nobody can build on, since nobody can read its index.
+    pub fn remove_files(&self, pack: &Path) -> Result<(), StoreError> {
         // The pack last: a mark or a copy of an index without its pack means nothing, and is swept.
-        for path in [pack.path.with_extension("idx"), pack.path.clone()] {
+        for path in [pack.with_extension("idx"), pack.to_owned()] {
             durable::remove_file(&path).map_err(io_at("remove", &path))?;
         }
         self.sweep()?;
