@@ -23,7 +23,6 @@ mod layers;
 mod power;
 mod serve;
 mod signatures;
-mod state;
 mod store;
 mod tftp;
 mod torture;

@@ -22,31 +22,31 @@ const MAC: &str = "52:54:00:00:00:01";
 
 impl Site {
     /// `pristine WORDS` on this site's state folder.
-    fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         let state = self.at("state");
         let mut command = Command::new(env!("CARGO_BIN_EXE_pristine"));
         command.args(["--state-dir", path(&state)]).args(words).stdin(Stdio::null());
         command.output().unwrap()
     }
 
-    fn said(&self, words: &[&str]) -> String {
+    pub(crate) fn said(&self, words: &[&str]) -> String {
         let out = self.run(words);
         assert!(out.status.success(), "{words:?}: {}", text(&out.stderr));
         text(&out.stdout)
     }
 
-    fn refused(&self, words: &[&str]) -> String {
+    pub(crate) fn refused(&self, words: &[&str]) -> String {
         let out = self.run(words);
         assert!(!out.status.success(), "{words:?} should fail, and says {}", text(&out.stdout));
         text(&out.stderr) + &text(&out.stdout)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         path(&self.at(name)).to_owned()
     }
 
     /// A key NAME.key without password; its id.
-    fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         let out = self.said(&[
             "key",
             "generate",
@@ -59,13 +59,13 @@ impl Site {
         value["id"].as_str().unwrap().to_owned()
     }
 
-    fn trusted_key(&self, name: &str) -> String {
+    pub(crate) fn trusted_key(&self, name: &str) -> String {
         let id = self.key(name);
         self.said(&["key", "trust", &self.file(&format!("{name}.pub"))]);
         id
     }
 
-    fn sign(&self, image: &str, key: &str) {
+    pub(crate) fn sign(&self, image: &str, key: &str) {
         self.said(&["image", "sign", image, "--key", &self.file(&format!("{key}.key"))]);
     }
 
@@ -73,7 +73,7 @@ impl Site {
         self.run(&["image", "verify", "--signature", image]).status.success()
     }
 
-    fn signature(&self, image: &Value, id: &str) -> PathBuf {
+    pub(crate) fn signature(&self, image: &Value, id: &str) -> PathBuf {
         self.store_dir()
             .join("signatures")
             .join(image["digest"].as_str().unwrap())
@@ -86,7 +86,7 @@ impl Site {
         self.file("manifest")
     }
 
-    fn trust_json(&self) -> PathBuf {
+    pub(crate) fn trust_json(&self) -> PathBuf {
         self.at("state").join("trust.json")
     }
 }

@@ -1,7 +1,5 @@
-//! Chunked blobs, as machines and operators meet them: any range over HTTP is the bytes that were imported,
-//! what is damaged is found and not served, and no kill of an import or of a collection loses an image.
-//!
-//! `PRISTINE_KILLS` says how many kills, 15 unless `PRISTINE_FULL` is set: 100 then.
+//! Chunked blobs, as machines and operators meet them: any range over HTTP is the bytes that were imported, and
+//! what is damaged is found and not served.
 
 use super::{
     http::{Folder, serve_store},
@@ -17,7 +15,7 @@ use pristine::{
 };
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     io::Write as _,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
@@ -152,69 +150,4 @@ fn gc_tells_before_it_does_and_frees_what_no_image_needs() {
     assert!(done["freed"].as_u64().unwrap() > 800_000, "{done}");
     assert!(site.image(&["verify"]).status.success());
     assert_eq!(site.json(&["gc"])["garbage"], 0);
-}
-
-/// Imports, removals and collections, each killed at some call that changes the file system.
-#[test]
-fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
-    let full = std::env::var_os("PRISTINE_FULL").map_or(15, |_| 100);
-    let kills: u32 = std::env::var("PRISTINE_KILLS").map_or(full, |n| n.parse().unwrap());
-    let site = Site::new();
-    let mut root = noise(2 << 20);
-    squashfs(&site.at(""), "rootfs", &root);
-    site.imported("v0", &[]);
-    let mut listed = BTreeSet::from(["v0:1".to_owned()]);
-    let (mut killed, mut seed) = (0, 1u32);
-    let mut round = 0;
-    while killed < kills {
-        round += 1;
-        assert!(round < kills * 20, "most kills come too late");
-        let mut random = |most: u32| {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (seed >> 8) % most
-        };
-        let collects = round % 2 == 0 && listed.len() > 2;
-        let words: Vec<String> = if collects {
-            let oldest = listed.iter().nth(random(2) as usize).unwrap().clone();
-            assert!(site.image(&["rm", &oldest]).status.success());
-            listed.remove(&oldest);
-            ["gc", "--run"].map(str::to_owned).into()
-        } else {
-            let at = random(1_000_000) as usize;
-            root.splice(at..at + 50_000, noise(300_000 + round).into_iter().rev().take(60_000));
-            squashfs(&site.at(""), "rootfs", &root);
-            site.import_words(&format!("v{round}"), &[])
-        };
-        let call = ["flock", "write", "fchmod", "fsync", "rename", "unlink", "openat"][random(7) as usize];
-        let nth = 1 + random(if call == "openat" { 60 } else { 24 });
-        let status = site.killed_at(call, nth, &words);
-        killed += u32::from(!status.success());
-        let step = format!("round {round}, {} killed at {call} {nth}", words[0]);
-        // What comes next clears away what was left.
-        drop(ImageStore::open(&site.store_dir()).unwrap());
-        let verified = site.image(&["verify"]);
-        assert!(verified.status.success(), "{step}: {}", text(&verified.stdout));
-        let now: BTreeSet<String> = site
-            .json(&["list"])
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|i| i["tags"][0].as_str().unwrap().to_owned())
-            .collect();
-        assert!(now.is_superset(&listed), "{step}: {listed:?} became {now:?}");
-        assert!(now.len() <= listed.len() + 1 && (status.success() || !collects || now == listed), "{step}");
-        listed = now;
-        let names: Vec<String> = site.files().iter().map(|(p, _)| path(p).to_owned()).collect();
-        assert!(!names.iter().any(|n| n.contains("/.tmp-")), "{step}: {names:?}");
-        let packs = names.iter().filter(|n| n.ends_with(".pack")).count();
-        assert_eq!(names.iter().filter(|n| n.ends_with(".idx")).count(), packs, "{step}: {names:?}");
-    }
-    // Twice: what a killed collection left in two packs is found by the next.
-    for _ in 0..2 {
-        assert!(site.image(&["gc", "--run"]).status.success());
-    }
-    let left = site.json(&["gc"]);
-    assert!(left["garbage"].as_u64() <= Some(left["bytes"].as_u64().unwrap() / 10), "{left}");
-    assert!(site.image(&["scrub", "--rate", "0"]).status.success());
-    println!("{killed} kills in {round} rounds");
 }

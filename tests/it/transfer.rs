@@ -1,4 +1,4 @@
-//! Images between sites: archives, and pushes to a running service that end well whatever is killed.
+//! Images between sites: archives, and pushes to a running service.
 
 use crate::{
     api::{Dir, TOKEN, TestApi},
@@ -13,7 +13,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -23,10 +23,10 @@ use std::{
 };
 
 /// A debug build on a busy machine.
-const BOUND: Duration = Duration::from_secs(120);
+pub(crate) const BOUND: Duration = Duration::from_secs(120);
 
 /// Bytes without pattern, the same for the same seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -46,14 +46,14 @@ fn two_versions(site: &Site) {
     image(site, "web", "2", &new);
 }
 
-fn image(site: &Site, name: &str, version: &str, contents: &[u8]) {
+pub(crate) fn image(site: &Site, name: &str, version: &str, contents: &[u8]) {
     let file = format!("{name}-{version}.squashfs");
     crate::images::squashfs(&site.at(""), &file, contents);
     let out = site.import(name, &[("--version", version), ("--rootfs", path(&site.at(&file)))]);
     assert!(out.status.success(), "{}", text(&out.stderr));
 }
 
-fn done(out: &Output) -> String {
+pub(crate) fn done(out: &Output) -> String {
     assert!(out.status.success(), "{}", text(&out.stderr));
     text(&out.stdout)
 }
@@ -63,7 +63,7 @@ fn refused(out: &Output, words: &str) {
     assert!(!out.status.success() && said.contains(words), "{words}: {said}");
 }
 
-fn digest(site: &Site, image: &str) -> String {
+pub(crate) fn digest(site: &Site, image: &str) -> String {
     site.json(&["show", image])["digest"].as_str().unwrap().to_owned()
 }
 
@@ -153,15 +153,15 @@ fn an_archive_that_is_damaged_anywhere_is_refused_and_nothing_is_stored() {
 
 /// Carries bytes between clients and a service, counts those that go up, and does something when so
 /// many went.
-struct Wire {
+pub(crate) struct Wire {
     addr: SocketAddr,
     up: Arc<AtomicU64>,
-    at: Arc<Mutex<Option<Trigger>>>,
+    pub(crate) at: Arc<Mutex<Option<Trigger>>>,
 }
 
-type Trigger = (When, Box<dyn FnOnce() + Send>);
+pub(crate) type Trigger = (When, Box<dyn FnOnce() + Send>);
 
-enum When {
+pub(crate) enum When {
     /// So many bytes went up.
     Bytes(u64),
     /// The client asks for the image, and this much later.
@@ -170,7 +170,7 @@ enum When {
 
 impl Wire {
     /// `connect` reaches the service; `listener` is where clients come.
-    fn new(
+    pub(crate) fn new(
         listener: TcpListener,
         connect: impl Fn() -> std::io::Result<TcpStream> + Send + Sync + 'static,
     ) -> Wire {
@@ -220,16 +220,16 @@ impl Wire {
     }
 
     /// Bytes that went up since this was last asked.
-    fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.up.swap(0, Ordering::SeqCst)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 }
 
-fn push(site: &Site, url: &str, token: &str, words: &[&str]) -> Output {
+pub(crate) fn push(site: &Site, url: &str, token: &str, words: &[&str]) -> Output {
     let file = site.at("token");
     fs::write(&file, token).unwrap();
     site.image(&[&["push"], words, &["--api", url, "--token-file", path(&file)]].concat())
@@ -283,11 +283,11 @@ fn two_pushes_of_one_image_at_once_both_end_well() {
 }
 
 /// `pristine serve` in a network of its own, with its API on loopback there.
-struct Server {
+pub(crate) struct Server {
     host: Arc<Host>,
-    state: PathBuf,
+    pub(crate) state: PathBuf,
     wrap: Vec<String>,
-    running: Option<Running>,
+    pub(crate) running: Option<Running>,
     _net: Net,
     _dir: Dir,
 }
@@ -296,7 +296,7 @@ const API: &str = "127.0.0.1:8081";
 
 impl Server {
     /// Not started yet. `wrap` goes before the command.
-    fn new(wrap: &[&str]) -> Server {
+    pub(crate) fn new(wrap: &[&str]) -> Server {
         let net = Net::new().unwrap();
         let host = Arc::new(net.host("server", "198.18.0.1/24").unwrap());
         let dir = Dir::new("transfer");
@@ -306,7 +306,7 @@ impl Server {
         Server { host, state, wrap, running: None, _net: net, _dir: dir }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let words = self.wrap.clone();
         let binary = env!("CARGO_BIN_EXE_pristine").to_owned();
         let all: Vec<String> = words.into_iter().chain([binary]).collect();
@@ -327,102 +327,24 @@ impl Server {
         self.running = Some(running);
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.running.as_ref().unwrap().pid()
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         fs::read_to_string(self.state.join("api-token")).unwrap().trim().to_owned()
     }
 
-    fn wire(&self) -> Wire {
+    pub(crate) fn wire(&self) -> Wire {
         let host = Arc::clone(&self.host);
         let connect = move || host.enter(|| TcpStream::connect(API)).unwrap();
         Wire::new(TcpListener::bind("127.0.0.1:0").unwrap(), connect)
     }
 
-    fn image(&self, words: &[&str]) -> Output {
+    pub(crate) fn image(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pristine"));
         command.args(["--state-dir", path(&self.state), "image"]).args(words).output().unwrap()
     }
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-}
-
-/// Kills client and service in turn, each time at another place: among the bytes that go up, and while the
-/// service makes the image of them.
-#[test]
-fn a_push_ends_well_after_kills_of_either_side() {
-    let kills: u64 = std::env::var("PRISTINE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
-    let site = Site::new();
-    let mut server = Server::new(&[]);
-    server.start();
-    let wire = server.wire();
-    image(&site, "kept", "1", &noise(1, 3 << 20));
-    done(&push(&site, &wire.url(), &server.token(), &["kept:1"]));
-    let kept = digest(&site, "kept:1");
-    let full = wire.taken();
-    let mut cut = 0;
-    for n in 0..kills {
-        image(&site, "new", "1", &noise(100 + n, 3 << 20));
-        // Within the list, among the chunks, while the image is made of them.
-        let when = match n % 5 {
-            3 | 4 => When::Commit(Duration::from_millis(n * 13 % 200)),
-            _ => When::Bytes(full * (2 * n + 1) / (2 * kills)),
-        };
-        fs::write(site.at("token"), server.token()).unwrap();
-        let mut client = Command::new(env!("CARGO_BIN_EXE_pristine"));
-        client.args(["--state-dir", path(&site.at("state")), "image", "push", "new:1", "--api", &wire.url()]);
-        client
-            .args(["--token-file", path(&site.at("token"))])
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(site.at("said")).unwrap());
-        let mut client = Running::start(client, "pristine image push").unwrap();
-        let of_service = n % 2 == 1;
-        let victim = if of_service { server.pid() } else { client.pid() };
-        *wire.at.lock().unwrap() = Some((when, Box::new(move || kill(victim))));
-        if of_service {
-            // It comes back, as systemd brings it back; the client goes on by itself.
-            let came = server.running.as_mut().unwrap();
-            let killed = loop {
-                if came.wait_within(Duration::from_millis(50)).is_ok() {
-                    break true;
-                }
-                if client.ended().is_some() {
-                    break false;
-                }
-            };
-            if killed {
-                cut += 1;
-                server.start();
-            }
-        }
-        let status = client.wait_within(BOUND).unwrap();
-        *wire.at.lock().unwrap() = None;
-        let said = fs::read_to_string(site.at("said")).unwrap();
-        if of_service {
-            assert!(status.success(), "kill {n}: {said}");
-        } else if !status.success() {
-            cut += 1;
-            // What was there stays, what was cut off isn't shown, and the next push goes on.
-            let listed = text(&server.image(&["list"]).stdout);
-            assert!(listed.contains("kept:1"), "kill {n}: {listed}");
-            done(&server.image(&["verify"]));
-            done(&push(&site, &wire.url(), &server.token(), &["new:1"]));
-        }
-        wire.taken();
-        done(&server.image(&["verify"]));
-        let store = ImageStore::open_read_only(&server.state.join("store"));
-        assert_eq!(store.resolve("kept:1").unwrap().digest.to_string(), kept);
-        assert_eq!(store.resolve("new:1").unwrap().digest.to_string(), digest(&site, "new:1"));
-        assert_eq!(fs::read_dir(server.state.join("store/uploads")).unwrap().count(), 0, "kill {n}");
-        done(&server.image(&["rm", "new:1"]));
-        done(&site.image(&["rm", "new:1"]));
-    }
-    assert!(cut * 2 > kills, "only {cut} of {kills} kills came in time");
 }
 
 #[test]

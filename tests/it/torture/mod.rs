@@ -1,11 +1,21 @@
 //! Faults made on purpose, and what must hold under each. A row of the table is a test like any other: short in
 //! `cargo test`, long under `make torture`, which prints the table. `faults.txt` lists the rows.
 
+mod blobs;
 mod boots;
+mod changes;
+mod cut;
 mod dhcp;
+mod disk;
 mod flood;
 mod http;
+mod imports;
 mod junk;
+mod leases;
+mod metadata;
+mod mounted;
+mod power;
+mod pushes;
 mod site;
 mod tftp;
 

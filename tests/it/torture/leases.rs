@@ -1,10 +1,8 @@
 //! Kill -9 in the middle of a stream of leases: whoever got an ACK keeps its address, and nobody else
 //! gets it. The real `pristine serve` in a network namespace; the test is a relay in another one and
 //! all clients behind it, and so the only witness of what was acknowledged.
-//!
-//! 200 kills with `PRISTINE_FULL=1`, else 20.
 
-use super::api::Dir;
+use super::{super::api::Dir, Row, long, times};
 use pristine::{
     lab::{Host, Net, Running},
     model::{LeaseState, Mac},
@@ -15,43 +13,74 @@ use std::{
     io::ErrorKind,
     net::{Ipv4Addr, UdpSocket},
     os::unix::net::UnixDatagram,
-    process::Stdio,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 pub const OURS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const RELAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-const SERVICE: (Ipv4Addr, u16) = (OURS, 67);
+pub const RELAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+pub const SERVICE: (Ipv4Addr, u16) = (OURS, 67);
 /// A debug build on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
+
+/// From the start to the first answer after a kill.
+pub const UP_AGAIN: Duration = Duration::from_secs(2);
+
+/// Files under a folder that only a killed write leaves.
+pub fn temporary(folder: &Path) -> Vec<PathBuf> {
+    let (mut out, mut todo) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(path) = todo.pop() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(".tmp-") || name.contains(".db.new") {
+            out.push(path.clone());
+        }
+        todo.extend(std::fs::read_dir(&path).into_iter().flatten().map(|entry| entry.unwrap().path()));
+    }
+    out
+}
 
 /// The service, killed when dropped.
 pub struct Service(pub Running);
 
 impl Service {
     /// Starts it, and waits until it says that it is ready.
-    pub fn start(host: &Host, state: &Dir) -> Service {
-        let path = state.0.join("notify");
+    pub fn start(host: &Host, state: &Path) -> Service {
+        Service::within(host, state, &[]).unwrap_or_else(|said| panic!("the service starts: {said}"))
+    }
+
+    /// The same with something before the command; `Err` with what it said where it ends instead.
+    pub fn within(host: &Host, state: &Path, wrap: &[&str]) -> Result<Service, String> {
+        let (path, log) = (state.join("notify"), state.join("log"));
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path).unwrap();
-        notify.set_read_timeout(Some(BOUND)).unwrap();
-        let mut command = host.command(env!("CARGO_BIN_EXE_pristine"));
-        command.args(["--config", "/dev/null", "--state-dir"]).arg(&state.0);
-        command.args(["serve", "--interface", "eth0"]).env("NOTIFY_SOCKET", &path).stderr(Stdio::null());
-        let service = Service(host.spawn(command, "pristine serve").unwrap());
+        notify.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let all: Vec<&str> = [wrap, &[env!("CARGO_BIN_EXE_pristine")]].concat();
+        let mut command = host.command(all[0]);
+        command.args(&all[1..]).args(["--config", "/dev/null", "--state-dir"]).arg(state);
+        command.args(["serve", "--interface", "eth0"]).env("NOTIFY_SOCKET", &path);
+        command.stderr(std::fs::File::create(&log).unwrap());
+        let mut service = Service(host.spawn(command, "pristine serve").unwrap());
+        let until = Instant::now() + BOUND;
         let mut buf = [0; 64];
-        let n = notify.recv(&mut buf).expect("the service starts, and finds its ports and lock free");
-        assert_eq!(&buf[..n], b"READY=1");
-        service
+        loop {
+            if let Ok(n) = notify.recv(&mut buf) {
+                assert_eq!(&buf[..n], b"READY=1");
+                return Ok(service);
+            }
+            if service.0.ended().is_some() || Instant::now() > until {
+                return Err(std::fs::read_to_string(&log).unwrap());
+            }
+        }
     }
 }
 
-fn mac(n: u32) -> Mac {
+pub fn mac(n: u32) -> Mac {
     let [a, b, c, d] = n.to_be_bytes();
     Mac([0x52, 0x54, a, b, c, d])
 }
 
-fn packet(kind: u8, n: u32, options: &[(u8, &[u8])]) -> Vec<u8> {
+/// A request of client `n` behind [`RELAY`].
+pub fn packet(kind: u8, n: u32, options: &[(u8, &[u8])]) -> Vec<u8> {
     let mut out = vec![1, 1, 6, 0];
     out.extend(n.to_be_bytes());
     out.extend([0; 16]);
@@ -70,7 +99,7 @@ fn packet(kind: u8, n: u32, options: &[(u8, &[u8])]) -> Vec<u8> {
 }
 
 /// Kind, client and address of a reply.
-fn read(bytes: &[u8]) -> Option<(u8, u32, Ipv4Addr)> {
+pub fn read_reply(bytes: &[u8]) -> Option<(u8, u32, Ipv4Addr)> {
     let client = u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?);
     let yiaddr: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
     let mut at = 240;
@@ -96,7 +125,7 @@ struct Witness {
 impl Witness {
     /// Takes one reply; goes on with the exchange where it is an offer.
     fn hear(&mut self, clients: &UdpSocket, bytes: &[u8], service: Option<(Ipv4Addr, u16)>) {
-        let Some((kind, client, addr)) = read(bytes) else { return };
+        let Some((kind, client, addr)) = read_reply(bytes) else { return };
         match (kind, service) {
             (2, Some(service)) => {
                 let more: [(u8, &[u8]); 2] = [(54, &OURS.octets()), (50, &addr.octets())];
@@ -131,7 +160,8 @@ impl Witness {
 
 #[test]
 fn kill_9_amid_leases_forgets_no_ack_and_gives_no_address_twice() {
-    let kills = if std::env::var_os("PRISTINE_FULL").is_some() { 200 } else { 20 };
+    let mut row = Row::new("kill -9 under leases");
+    let kills = times(20, 200);
     let state = Dir::new("kill9");
     let net = Net::new().unwrap();
     let server = net.host("server", "198.18.0.1/16").unwrap();
@@ -142,7 +172,12 @@ fn kill_9_amid_leases_forgets_no_ack_and_gives_no_address_twice() {
     let mut next: u32 = 1;
     let mut buf = [0; 1500];
     for round in 0..kills {
-        let mut service = Service::start(&server, &state);
+        let begun = Instant::now();
+        let mut service = Service::start(&server, &state.0);
+        // Of a machine that does nothing else.
+        row.holds(!long() || begun.elapsed() < UP_AGAIN, || format!("up after {:?}", begun.elapsed()));
+        let left = temporary(&state.0);
+        row.holds(left.is_empty(), || format!("round {round}: {left:?} stays"));
         // Those who have an address come back for it, as after a power cut.
         let returning: Vec<(u32, Ipv4Addr)> =
             witness.acked.iter().rev().take(10).map(|(c, a)| (*c, *a)).collect();
@@ -179,6 +214,8 @@ fn kill_9_amid_leases_forgets_no_ack_and_gives_no_address_twice() {
             let lease = leases.get(addr).unwrap_or_else(|| panic!("round {round}: {addr} is forgotten"));
             assert_eq!((lease.mac, lease.state), (mac(*client), LeaseState::Bound), "round {round}: {addr}");
         }
+        row.made(1);
     }
     assert!(witness.acks > kills * 5);
+    row.end();
 }

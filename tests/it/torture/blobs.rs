@@ -1,0 +1,124 @@
+//! What a disk does to images behind the service's back.
+
+use super::{
+    Row,
+    mounted::{Site, root},
+    times,
+};
+use pristine::model::Digest;
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// The same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % most
+    }
+}
+
+/// Every file of blobs, lists of chunks and packs.
+fn files(store: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    let mut todo = vec![store.join("blobs"), store.join("packs")];
+    while let Some(path) = todo.pop() {
+        match path.is_dir() {
+            true => todo.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path())),
+            false => out.push(path),
+        }
+    }
+    out.sort();
+    out
+}
+
+/// One fault; what it was.
+fn damage(file: &Path, random: &mut Random) -> String {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = fs::File::options().read(true).write(true).open(file).unwrap();
+    let size = open.metadata().unwrap().len();
+    let at = random.below(size);
+    let what = match random.below(4) {
+        0 => {
+            fs::remove_file(file).unwrap();
+            "deleted".to_owned()
+        }
+        1 => {
+            open.set_len(at).unwrap();
+            format!("cut to {at} of {size} bytes")
+        }
+        2 => {
+            let part = vec![0; usize::try_from((size - at).min(4096)).unwrap()];
+            open.write_all_at(&part, at).unwrap();
+            format!("zeros from {at} of {size} bytes")
+        }
+        _ => {
+            let mut byte = [0];
+            open.read_exact_at(&mut byte, at).unwrap();
+            open.write_all_at(&[byte[0] ^ 4], at).unwrap();
+            format!("a bit of byte {at} of {size} flipped")
+        }
+    };
+    format!("{}: {what}", file.file_name().unwrap().display())
+}
+
+/// Whether all that the image consists of is served whole, and nothing else as if it were.
+fn served(site: &Site, from: Ipv4Addr, row: &mut Row, when: &str) -> bool {
+    let blobs = [site.kernel, Digest::of(b"initramfs"), Digest::of(&root()), site.image];
+    let mut all = true;
+    for blob in blobs {
+        let (code, body) = site.http(from, &[], &format!("/blobs/{blob}"));
+        let right = Digest::of(&body) == blob;
+        row.holds(code != 200 || right, || format!("{when}: {blob} came whole and wrong"));
+        all &= code == 200 && right;
+    }
+    all
+}
+
+#[test]
+fn damage_on_disk_reaches_no_machine_and_is_known_after_one_look() {
+    let mut row = Row::new("blob corrupted, truncated or deleted on disk");
+    let site = Site::up(32);
+    let (addr, _) = site.lease_at_last(1);
+    let store = site.disk.path().join("state/store");
+    let mut random = Random(1);
+    for round in 0..times(8, 400) {
+        let files = files(&store);
+        let file = &files[usize::try_from(random.below(files.len() as u64)).unwrap()];
+        let what = damage(file, &mut random);
+        // As a boot meets it, or nobody before it is looked for.
+        let asked = round % 2 == 0;
+        if asked {
+            served(&site, addr, &mut row, &what);
+        }
+        let look = if round % 4 < 2 { &["image", "scrub", "--rate", "0"][..] } else { &["image", "verify"] };
+        let found = site.service.cli(&site.server, look);
+        let whole = served(&site, addr, &mut row, &what);
+        let (code, script) = site.script(1, addr);
+        let named = script.contains(&format!("/blobs/{}", site.kernel));
+        let alarms = site.alarms();
+        let alarmed = alarms.iter().any(|a| a.contains("damaged"));
+        if whole {
+            row.holds(code == 200 && named, || format!("{what}: nothing is lost, and {script}"));
+        } else {
+            row.holds(found.is_err(), || format!("{what}: {look:?} found nothing: {found:?}"));
+            row.holds(alarmed, || format!("{what}: no alarm: {alarms:?}"));
+            row.holds(!named, || format!("{what}: the machine is told to boot it: {script}"));
+        }
+        site.import_again();
+        let healed = served(&site, addr, &mut row, "imported again");
+        row.holds(healed, || format!("{what}: importing again doesn't heal it"));
+        let (_, script) = site.script(1, addr);
+        row.holds(script.contains(&format!("/blobs/{}", site.kernel)), || {
+            format!("{what}: healed, and {script}")
+        });
+        let _ = site.service.cli(&site.server, &["image", "gc", "--run"]);
+        row.made(1);
+    }
+    row.end();
+}
