@@ -23,33 +23,43 @@ fn ack(block: u16) -> [u8; 4] {
     [0, 4, hi, lo]
 }
 
-/// Reads the file with each ACK sent `acks` times: its bytes, and how many came in DATA packets.
-fn read(host: &Host, acks: usize) -> Option<(Vec<u8>, usize)> {
+/// Reads the file as firmware does, which repeats what it sent last after a second; each ACK is sent `acks` times.
+/// Gives its bytes, and how many came in DATA packets.
+pub fn read(host: &Host, acks: usize) -> Option<(Vec<u8>, usize)> {
     let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
-    socket.set_read_timeout(Some(BOUND)).unwrap();
-    socket.send_to(&request(1, FILE), (SERVER, 69)).unwrap();
-    let (mut file, mut came, mut next) = (Vec::new(), 0, 1u16);
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (mut file, mut came, mut block, mut tries) = (Vec::new(), 0, 0u16, 0);
+    let (mut last, mut to) = (request(1, FILE), SocketAddr::from((SERVER, 69)));
+    let mut again = 1;
     let mut buffer = [0; 2_048];
     loop {
-        let (len, from) = socket.recv_from(&mut buffer).ok()?;
-        let done = match buffer[..len] {
-            [0, 6, ..] => {
-                socket.send_to(&ack(0), from).unwrap();
-                continue;
+        (0..again).for_each(|_| drop(socket.send_to(&last, to)));
+        again = acks;
+        let Ok((len, from)) = socket.recv_from(&mut buffer) else {
+            tries += 1;
+            again = 1;
+            if tries > 30 {
+                return None;
             }
+            continue;
+        };
+        to = from;
+        let mut short = false;
+        match buffer[..len] {
+            [0, 6, ..] => {}
             [0, 3, hi, lo, ref data @ ..] => {
                 came += data.len();
-                let block = u16::from_be_bytes([hi, lo]);
-                if block == next {
+                if u16::from_be_bytes([hi, lo]) == block.wrapping_add(1) {
                     file.extend(data);
-                    next = next.wrapping_add(1);
+                    block = block.wrapping_add(1);
+                    short = data.len() < 1_024;
                 }
-                (0..acks).for_each(|_| drop(socket.send_to(&ack(block), from)));
-                block.wrapping_add(1) == next && data.len() < 1_024
             }
             _ => return None,
-        };
-        if done {
+        }
+        last = ack(block).to_vec();
+        if short {
+            (0..acks).for_each(|_| drop(socket.send_to(&last, to)));
             // What was sent twice is on its way yet.
             socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
             while let Ok(len) = socket.recv(&mut buffer) {
