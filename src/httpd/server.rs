@@ -35,7 +35,7 @@ use tokio::{
 };
 
 /// Connections waiting to be accepted.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
 
 /// What the HTTP server for machines serves on, and its bounds.
 #[derive(Clone, Debug)]
