@@ -96,6 +96,11 @@ impl Tally {
         within(most.in_all, most.of_rack, limits)
     }
 
+    /// Times that the service was killed and started again.
+    pub fn kills(&self) -> u32 {
+        self.kills
+    }
+
     /// Machines that got healthy in the storm.
     pub fn up(&self) -> u32 {
         self.storm.as_ref().and_then(|s| s.ends.get(&End::Healthy)).copied().unwrap_or_default()
