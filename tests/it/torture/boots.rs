@@ -250,7 +250,7 @@ fn boots_finish_over_a_line_that_loses_and_doubles_packets() {
         text.lines().filter_map(name).collect::<Vec<String>>()
     };
     let server = ports().remove(0);
-    for _ in 0..times(2, 40) {
+    for _ in 0..times(1, 12) {
         let before = ports();
         let host = site.net.client().unwrap();
         let port = ports().into_iter().find(|p| !before.contains(p)).expect("its port");
