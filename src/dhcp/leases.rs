@@ -107,6 +107,8 @@ impl Leases {
     /// Puts back what the store remembers. Offers are not stored: a client that was offered an
     /// address before a restart gets it when it asks.
     pub fn restore(&mut self, leases: Vec<Lease>) {
+        self.leases.reserve(leases.len());
+        self.by_mac.reserve(leases.len());
         for lease in leases.into_iter().filter(|l| l.state != LeaseState::Offered) {
             self.record(lease);
         }

@@ -45,7 +45,7 @@ def main():
     if os.geteuid() != 0:
         raise Failed("needs root: it makes network namespaces")
     # Before whatever else this machine does: servers and clients alike, since all of them inherit it.
-    os.nice(-15)
+    os.nice(-19)
     from pristine import PROGRAM
 
     if not PROGRAM.exists():

@@ -1,11 +1,14 @@
 //! Rows to values and back. A row is its JSON; the columns beside it are only for finding and
 //! ordering.
 
-use super::{DbError, Loaded, audit, schema::sql_error};
+use super::{
+    DbError, Loaded, audit,
+    schema::{self, sql_error},
+};
 use crate::model::{AttemptId, BootAttempt, BootTarget, Change, Mac};
 use rusqlite::{Connection, params};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{net::Ipv4Addr, path::Path};
+use std::{net::Ipv4Addr, path::Path, thread};
 
 /// The row that a change is about: changes of the same row replace each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +97,21 @@ pub(super) fn apply(conn: &Connection, change: &Change) -> rusqlite::Result<()> 
     }
 }
 
+/// All there is. Leases are most of it: they are read on a thread of their own, beside the rest.
 pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
+    thread::scope(|scope| {
+        let leases = scope.spawn(|| match schema::connect_read_only(path)? {
+            Some(conn) => all(&conn, path, "leases", "true", "addr"),
+            None => Ok(Vec::new()),
+        });
+        let loaded = load_others(conn, path)?;
+        let died =
+            |_| DbError::Open { path: path.into(), why: "the thread that read the leases died".into() };
+        Ok(Loaded { leases: leases.join().map_err(died)??, ..loaded })
+    })
+}
+
+fn load_others(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
     let default: Vec<BootTarget> = all(conn, path, "settings", "name = 'default'", "name")?;
     let mut attempts: Vec<BootAttempt> = all(conn, path, "attempts", "true", "began, id")?;
     attempts.sort_by_key(|a| a.began());
@@ -103,7 +120,7 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
     let secrets = if has("secrets")? { all(conn, path, "secrets", "true", "name")? } else { Vec::new() };
     Ok(Loaded {
         machines: all(conn, path, "machines", "true", "mac")?,
-        leases: all(conn, path, "leases", "true", "addr")?,
+        leases: Vec::new(),
         attempts,
         default: default.into_iter().next(),
         rules: if has("rules")? { all(conn, path, "rules", "true", "name")? } else { Vec::new() },
