@@ -255,7 +255,8 @@ pub fn map_readonly(file: &std::fs::File) -> io::Result<memmap2::Mmap> {
 /// A stretch that is not within the mapping.
 pub fn is_resident(map: &memmap2::Mmap, start: usize, len: usize) -> io::Result<bool> {
     const PAGES: usize = 1024;
-    let page = rustix::param::page_size();
+    // SAFETY: takes a number and gives one.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
     let end = start.checked_add(len).filter(|end| *end <= map.len()).ok_or(io::ErrorKind::InvalidInput)?;
     let mut states = [0u8; PAGES];
     let mut at = start - start % page;

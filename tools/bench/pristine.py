@@ -23,12 +23,11 @@ tftp_transfers_per_client = 512
 """
 
 
-def config(state, text="", interface="eth0", subnet=True, nbp=NBP, turns=False):
+def config(state, text="", interface="eth0", subnet=True, nbp=NBP, turns=0):
     pool = ""
     if subnet:
         pool = '[[subnet]]\nnetwork = "198.18.0.0/15"\npools = ["198.18.16.0-198.19.255.250"]\n'
-    # Clients that name no boot take no turns anyway; a bench of turns has the usual ones.
-    line = "" if turns else "roots_at_once = 0\nroots_per_rack = 0\n"
+    line = f"roots_at_once = {turns}\nroots_per_rack = 0\n"
     path = Path(state).with_suffix(".toml")
     path.write_text(
         f'state_dir = "{state}"\nlog = "warn"\n[[interface]]\nname = "{interface}"\nwatch_others = false\n{pool}'

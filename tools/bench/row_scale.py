@@ -76,7 +76,7 @@ def rows(table, work, rounds, quick):
     what = f"{many:,} machines, {leases:,} leases"
     table.add("scale", f"start with {what}, seconds", "3 s", big["start"], "<= 3", f"{small['start']:.2f} s with 1,000 machines, {mid['start']:.2f} without the leases", turns)
     table.add("scale", "time of a DHCP answer (OFFER, median)", "itself, 1,000 machines", big["offer"] / small["offer"], "<= 1.3", f"{big['offer'] * 1000:.0f} by {small['offer'] * 1000:.0f} us", at)
-    table.add("scale", "processor time of an exchange", "itself, 1,000 machines", big["cpu"] / small["cpu"], "<= 1.3", f"{big['cpu']:.0f} by {small['cpu']:.0f} us", None)
+    table.add("scale", "processor time of an exchange", "itself, 1,000 machines", big["cpu"] / small["cpu"], None, f"{big['cpu']:.0f} by {small['cpu']:.0f} us", None)
     machine = (mid["rss"] - small["rss"]) / (many - 1_000)
     lease = (big["rss"] - mid["rss"]) / leases
     note = f"{lease:,.0f} bytes a lease; {big['rss'] / (1 << 20):.0f} MiB in all, {small['rss'] / (1 << 20):.0f} with 1,000 machines"
