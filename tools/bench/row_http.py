@@ -117,7 +117,7 @@ def stalls(table, site, rounds):
             found = {"get": json.loads((site.folder / "poke.log").read_text())["max_ms"]}
             if which != "nginx":
                 load = json.loads((site.folder / "load.log").read_text())
-                found["dhcp"] = max(load["offer"]["max_ms"], load["ack"]["max_ms"])
+                found["offer"], found["ack"] = load["offer"]["max_ms"], load["ack"]["max_ms"]
             for helper in helpers:
                 helper.stop()
                 helper.log.unlink()
@@ -130,5 +130,6 @@ def stalls(table, site, rounds):
         mine, idle, theirs = worst[f"{kind}, cold"], worst[f"{kind}, idle"], worst["nginx, cold"]
         note = f"{mine['get']:.1f} ms, {idle['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}"
         table.add("http", f"slowest small GET while 8 read a cold file, {kind}", "nginx likewise", mine["get"] / theirs["get"], "<= 1", note, worst)
-        note = f"{mine['dhcp']:.1f} by {idle['dhcp']:.1f} ms"
-        table.add("http", f"slowest DHCP answer meanwhile, {kind}", "itself with nothing to do", mine["dhcp"] / idle["dhcp"], None, note, None)
+        for half, why in (("offer", ""), ("ack", ", which waits for the same disk")):
+            note = f"{mine[half]:.1f} by {idle[half]:.1f} ms{why}"
+            table.add("http", f"slowest {half.upper()} meanwhile, {kind}", "itself with nothing to do", mine[half] / idle[half], None, note, None)

@@ -7,7 +7,7 @@ all is the peer of both rows.
 import os
 import time
 
-from frame import GIB, ROOT, TICK, Failed, Process, Wire, in_turns, median, run, wait_for
+from frame import GIB, ROOT, Failed, Process, Wire, in_turns, median, run, wait_for
 from pristine import OPEN_BOUNDS, Service
 
 BLOCK, WINDOW = 1428, 16
@@ -47,18 +47,10 @@ def fetch(which, folder, size, window, times):
         wire.client.run("sh", "-c", f"{get} {out}", timeout=120)
         if out.stat().st_size != size:
             raise Failed(f"tftp: {which} sent {out.stat().st_size} bytes of {size}")
-        before, children, began = process.cpu(), reaped(process), time.monotonic()
+        before, began = process.cpu(), time.monotonic()
         wire.client.run("sh", "-ec", f"for n in $(seq {times}); do {get} /dev/null; done", timeout=120)
         took = time.monotonic() - began
-        # tftpd-hpa forks for each transfer: what has ended is counted with its parent.
-        cpu = process.cpu() - before + reaped(process) - children
-        return {"bytes_s": size * times / took, "cpu_gib": cpu / (size * times) * GIB}
-
-
-def reaped(process):
-    """Processor time of children that have ended."""
-    fields = open(f"/proc/{process.pid}/stat").read().rpartition(")")[2].split()
-    return (int(fields[13]) + int(fields[14])) / TICK
+        return {"bytes_s": size * times / took, "cpu_gib": (process.cpu() - before) / (size * times) * GIB}
 
 
 def rows(table, work, rounds, quick):
@@ -76,7 +68,10 @@ def rows(table, work, rounds, quick):
         how = f"windowsize {window}" if window else "no windowsize"
         others = ", ".join(f"{s} {speed[s] / 1e6:.0f}" for s in servers)
         table.add("tftp", f"throughput, {how}", f"best: {peer}", speed["pristine"] / speed[peer], reach, f"MB/s: {others}", turns)
-        others = ", ".join(f"{s} {cpu[s]:.1f}" for s in servers)
+        # What tftpd-hpa forks nobody waits for, so that nobody is told what it took.
+        counted = [s for s in servers if s != "tftpd-hpa"]
+        peer = max(counted[1:], key=lambda s: speed[s])
+        others = ", ".join(f"{s} {cpu[s]:.1f}" for s in counted)
         table.add("tftp", f"CPU per GiB, {how}", peer, cpu["pristine"] / cpu[peer], "<= 1", f"s/GiB: {others}", None)
         best[how] = speed
     note = "of pristine itself: what a window gives"
