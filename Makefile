@@ -13,7 +13,7 @@ INIT := target/init/$(HOST)/release/pristine-init
 STATE := target/images/state
 DEBIAN := target/images/debian.stamp
 
-.PHONY: help setup build release init nbp images test torture sushy demo demo-rollout bench bench-store lint fmt deny ci
+.PHONY: help setup build release init nbp images test torture sushy demo demo-rollout bench bench-store lint fmt deny fuzz ci
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -82,6 +82,17 @@ bench: release nbp ## next to Kea, dnsmasq, nginx and others on the same work, a
 
 bench-store: release ## what ten versions of a Debian image cost in the store, next to casync, and what serving chunks costs
 	tools/bench-store
+
+FUZZ_SECONDS ?= 60
+
+# A stable compiler does: the sanitizer's flag is all that it is asked for beyond that.
+fuzz: ## each fuzz target for FUZZ_SECONDS (60), from its corpus on; what breaks a promise lies in fuzz/artifacts
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	for target in $$(cargo fuzz list); do \
+	    mkdir -p fuzz/grown/$$target; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+	done
 
 fmt: ## formats the sources
 	cargo fmt --all

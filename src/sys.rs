@@ -173,7 +173,7 @@ fn set_option<T: Copy>(fd: &impl AsRawFd, level: i32, name: i32, value: &T) -> i
 }
 
 /// Asks for a receive queue of `bytes`, beyond the system's usual limit where CAP_NET_ADMIN allows
-/// it: a rack that powers on together sends its DISCOVERs within milliseconds.
+/// it: a rack that powers on together asks within milliseconds.
 pub fn set_receive_queue(socket: &Socket, bytes: usize) {
     let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
     if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &wanted).is_err() {

@@ -55,13 +55,12 @@ impl Provisioner {
         let soon = soon(&mut commit).await;
         let Some(ticket) = ticket else { return Action::Reply(reply) };
         if let Soon::Waits(error) = soon {
-            let mut state = self.state();
-            if let Some(seconds) = state.promises.left(&ticket, self.now()) {
+            let left = self.state().promises.left(&ticket, self.now());
+            if let Some(seconds) = left {
                 reply.shorten(seconds);
-                state.stats.acks_shortened += 1;
+                self.state().stats.acks_shortened += 1;
                 return Action::Reply(reply);
             }
-            drop(state);
             if error.is_some() || commit.await.is_err() {
                 // The store logged it, at a bounded rate.
                 self.state().stats.not_saved += 1;

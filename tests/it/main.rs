@@ -17,6 +17,7 @@ mod dhcpd;
 mod diff;
 mod fleet;
 mod foreign;
+mod fuzz;
 mod http;
 mod images;
 mod layers;

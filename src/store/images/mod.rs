@@ -20,13 +20,13 @@ pub use serving::BlobFile;
 use super::{
     blobs::{Blobs, StoreError, dir_entries, io_at},
     durable::{self, Stamp},
-    resolve::{self, ResolveError},
+    resolve::{self, Index, ResolveError},
 };
 use crate::model::{Digest, Image, Manifest, Tag};
 use rustix::fs::FlockOperation;
 use serving::{Proof, Referenced};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -274,13 +274,14 @@ impl ImageStore {
     ///
     /// # Errors
     /// One of the tags can't be read: then nobody knows whether an image more belongs here.
-    fn index(&self) -> Result<BTreeMap<Digest, Vec<Tag>>, StoreError> {
+    fn index(&self) -> Result<Index, StoreError> {
         let (index, bad) = self.readable_index()?;
         bad.into_iter().next().map_or(Ok(index), Err)
     }
 
-    fn readable_index(&self) -> Result<(BTreeMap<Digest, Vec<Tag>>, Vec<StoreError>), StoreError> {
-        let mut out: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
+    /// And the tags that can't be read.
+    fn readable_index(&self) -> Result<(Index, Vec<StoreError>), StoreError> {
+        let mut out = Index::new();
         let mut bad = Vec::new();
         for name_dir in dir_entries(&self.0.dir.join("tags"))? {
             for path in dir_entries(&name_dir)? {

@@ -4,7 +4,7 @@ use crate::{
     model::Arch,
     store::{blobs::SealedBlob, testing::TempDir},
 };
-use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
+use std::{collections::BTreeMap, io::Write as _, os::unix::fs::PermissionsExt as _};
 
 fn sealed(store: &ImageStore, bytes: &[u8]) -> SealedBlob {
     let mut w = store.blobs().begin().unwrap();
