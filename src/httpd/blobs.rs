@@ -1,13 +1,13 @@
 use super::{
     Machines,
     admission::{Slot, Turn},
-    body::{Piece, PieceBody},
+    body::{Piece, PieceBody, Proof},
     range::{Wanted, wanted},
     router::{App, Conn, plain},
 };
 use crate::{
     model::{AttemptId, Digest},
-    store::{BlobFile, StoreError},
+    store::BlobFile,
 };
 use axum::{
     Extension,
@@ -17,8 +17,8 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use std::{ops::Range, sync::Arc, time::Duration};
-use tokio::task::{JoinError, spawn_blocking};
+use std::{io, ops::Range, sync::Arc, time::Duration};
+use tokio::task::spawn_blocking;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -86,15 +86,7 @@ pub(super) async fn blob<M: Machines>(
     };
     let etag = format!("\"{digest}\"");
     let wanted = wanted(&headers, &etag, opened.content.size(), is_get);
-    let proof = match (&wanted, is_get) {
-        (Wanted::Whole, true) => app.images.proof(&opened).map(|prove| {
-            let proven = spawn_blocking(prove);
-            Box::pin(async move { is_whole(proven.await, digest) }) as super::body::Proof
-        }),
-        // Not even a client that trusts what it asks for takes a part for the whole.
-        _ => None,
-    };
-    let mut response = respond(app, conn, opened, wanted, is_get, boot, slot, proof);
+    let mut response = respond(app, conn, opened, wanted, is_get, boot, slot);
     // A refused range or condition is this request's; a cache must not keep it for the blob.
     let keep = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
     let fields = response.headers_mut();
@@ -106,19 +98,23 @@ pub(super) async fn blob<M: Machines>(
     response
 }
 
-/// What hashing a blob gave, as the error that ends a response.
-fn is_whole(
-    proven: Result<Result<Option<String>, StoreError>, JoinError>,
-    digest: Digest,
-) -> std::io::Result<()> {
-    let wrong = match proven {
-        Ok(Ok(None)) => return Ok(()),
-        Ok(Ok(Some(wrong))) => wrong,
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
-    };
-    tracing::error!(%digest, wrong, "blob not served to its end");
-    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, wrong))
+/// Begins to hash a blob that was not hashed yet, while it is being sent: one at a time, so that those who fetch
+/// the same take one thread. Resolves to the error that ends the response.
+fn proof_of<M: Machines>(app: &Arc<App<M>>, blob: &BlobFile) -> Option<Proof> {
+    let prove = app.images.proof(blob)?;
+    let (app, digest) = (Arc::clone(app), blob.digest);
+    let proven = tokio::spawn(async move {
+        let _one_at_a_time = app.proving.acquire().await;
+        let wrong = match spawn_blocking(prove).await {
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(wrong))) => wrong,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(%digest, wrong, "blob not served to its end");
+        Err(io::Error::new(io::ErrorKind::InvalidData, wrong))
+    });
+    Some(Box::pin(async move { proven.await.unwrap_or_else(|error| Err(io::Error::other(error))) }))
 }
 
 /// Waits for the turn of a client that says how long it is willing to (`Prefer: wait=5`, RFC 7240), where
@@ -152,7 +148,6 @@ fn later(seconds: u32) -> Response {
     response
 }
 
-#[allow(clippy::too_many_arguments)]
 fn respond<M: Machines>(
     app: Arc<App<M>>,
     conn: Conn,
@@ -161,10 +156,8 @@ fn respond<M: Machines>(
     is_get: bool,
     boot: Option<AttemptId>,
     slot: Option<Slot>,
-    proof: Option<super::body::Proof>,
 ) -> Response {
-    let BlobFile { digest, content } = blob;
-    let size = content.size();
+    let size = blob.content.size();
     let mut response = Response::new(Body::empty());
     let mut set = |status, kind: HeaderValue| {
         *response.status_mut() = status;
@@ -172,6 +165,7 @@ fn respond<M: Machines>(
     };
     // Only what reaches the end of the blob makes it whole at the client.
     let mut reaches_end = false;
+    let mut proof = None;
     let pieces = match wanted {
         Wanted::NotModified => {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -189,6 +183,8 @@ fn respond<M: Machines>(
         Wanted::Whole => {
             set(StatusCode::OK, OCTETS);
             reaches_end = true;
+            // Not even a client that trusts what it asks for takes a part for the whole.
+            proof = if is_get { proof_of(&app, &blob) } else { None };
             vec![Piece::Blob(0..size)]
         }
         Wanted::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
@@ -209,6 +205,7 @@ fn respond<M: Machines>(
     if !is_get {
         return response;
     }
+    let BlobFile { digest, content } = blob;
     let runtime = tokio::runtime::Handle::current();
     if let Some(boot) = boot {
         let app = Arc::clone(&app);

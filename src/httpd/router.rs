@@ -19,6 +19,8 @@ pub(super) struct App<M> {
     pub(super) body_time: Duration,
     /// Machines whose question for orders may be held at once.
     pub(super) seats: Semaphore,
+    /// Who hashes a blob that is being sent.
+    pub(super) proving: Semaphore,
     pub(super) stop: watch::Receiver<bool>,
 }
 

@@ -158,6 +158,7 @@ impl Server {
             body_time: self.settings.body_time,
             // The rest is for machines that boot.
             seats: Semaphore::new((self.settings.max_connections / 4).max(1)),
+            proving: Semaphore::new(1),
             stop: shutdown.clone(),
         };
         let shared = Shared {

@@ -50,10 +50,15 @@ class Site:
     def start(self, wire, which):
         if which == "nginx":
             return nginx(wire, self.folder)
+        if which == "floor":
+            args = [built("floor"), wire.server_ip, 8080, self.folder / "www/root"]
+            process = Process("floor", args, self.folder / "floor.log", wire.server)
+            wait_for("floor does not listen", lambda: ":8080" in wire.server.run("ss", "-Hltn"), 20, process)
+            return process
         return Service(wire.server, self.folder / which, OPEN_BOUNDS)
 
     def path(self, which):
-        return (8080, "/root") if which == "nginx" else (80, f"/blobs/{self.digest}")
+        return (8080, "/root") if which in ("nginx", "floor") else (80, f"/blobs/{self.digest}")
 
     def drain(self, wire, process, which, clients, seconds, once=False):
         port, path = self.path(which)
@@ -68,6 +73,7 @@ class Site:
 def rows(table, work, rounds, quick):
     site = Site(work, 128 if quick else 512)
     kinds = ("plain", "chunks", "nginx")
+    floor = ("floor",)
     seconds = 2 if quick else 5
     for clients, faster, cheaper in ((1, ">= 1.5", "<= 0.8"), (64, ">= 1", "<= 1")):
         def once(which):
@@ -75,11 +81,13 @@ def rows(table, work, rounds, quick):
                 # The first answer opens the files and finds them in the page cache.
                 site.drain(wire, process, which, 1, 60, once=True)
                 return site.drain(wire, process, which, clients, seconds)
-        turns = in_turns(rounds, {k: lambda k=k: once(k) for k in kinds})
+        turns = in_turns(rounds, {k: lambda k=k: once(k) for k in kinds + (floor if clients == 1 else ())})
         tell(table, f"{clients} client{'s' if clients > 1 else ''}, page cache", turns, faster, cheaper)
     for clients in (1, 64):
         def cold(which):
             with Wire() as wire, site.start(wire, which) as process:
+                # A service hashes what it sends the first time.
+                site.drain(wire, process, which, 1, 60, once=True)
                 drop_from_cache(site.folder)
                 return site.drain(wire, process, which, clients, 120, once=True)
         turns = in_turns(max(2, rounds // 2), {k: lambda k=k: cold(k) for k in kinds})
@@ -90,6 +98,10 @@ def rows(table, work, rounds, quick):
 def tell(table, how, turns, faster, cheaper):
     speed = {k: median([r["bytes_s"] for r in runs]) for k, runs in turns.items()}
     cpu = {k: median([r["cpu_gib"] for r in runs]) for k, runs in turns.items()}
+    if "floor" in turns:
+        what = f"{how}, a bare loop of sendfile"
+        table.add("http", f"throughput, {what}", "nginx sendfile", speed["floor"] / speed["nginx"], None, "as fast as one connection gets here", None)
+        table.add("http", f"CPU per GiB, {what}", "nginx sendfile", cpu["floor"] / cpu["nginx"], None, "as cheap as one connection gets here", None)
     for kind in ("plain", "chunks"):
         note = f"{speed[kind] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s"
         table.add("http", f"throughput, {how}, {kind}", "nginx sendfile", speed[kind] / speed["nginx"], faster, note, turns)
