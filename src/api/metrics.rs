@@ -15,7 +15,7 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const NAMES: [&str; 3] = ["interface", "name", "addr"];
 
 pub async fn metrics(State(api): State<Api>) -> Result<Response, Refusal> {
-    let status = site::status_of(&api);
+    let status = site::status_of(&api).await?;
     Ok(([(CONTENT_TYPE, TEXT)], text(&status)).into_response())
 }
 

@@ -64,11 +64,16 @@ pub async fn image(
     }
 }
 
-pub async fn status(State(api): State<Api>) -> Json<Status> {
-    Json(status_of(&api))
+pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
+    status_of(&api).await.map(Json)
 }
 
-pub(super) fn status_of(api: &Api) -> Status {
+pub(super) async fn status_of(api: &Api) -> Result<Status, Refusal> {
+    let of = api.clone();
+    on_disk(api, move |_| look(&of)).await
+}
+
+fn look(api: &Api) -> Status {
     let uptime = api.uptime();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(uptime);
     let super::Others { mut counters, mut alarms } = api.others();

@@ -192,6 +192,8 @@ fn respond<M: Machines>(
                 set(StatusCode::PARTIAL_CONTENT, OCTETS);
                 put(&mut response, header::CONTENT_RANGE, &content_range(&part, size));
                 reaches_end = part.end == size;
+                // All of it, by another word.
+                proof = if is_get && reaches_end && part.start == 0 { proof_of(&app, &blob) } else { None };
                 vec![Piece::Blob(part)]
             }
             Err(parts) => {

@@ -3,7 +3,7 @@
 use super::{
     Provisioner,
     answer::is_known,
-    promises::{Soon, Ticket, soon},
+    promises::{LONGEST, PATIENCE, Soon, Ticket, soon},
     random,
     state::Effects,
 };
@@ -13,6 +13,7 @@ use crate::{
     netboot::NbpAnswer,
     store::db::Commit,
 };
+use tokio::time::timeout;
 
 /// The answer to a DHCP packet, and what must be on disk before it may leave.
 pub struct Answered {
@@ -61,11 +62,14 @@ impl Provisioner {
                 self.state().stats.acks_shortened += 1;
                 return Action::Reply(reply);
             }
-            if error.is_some() || commit.await.is_err() {
+            let saved = error.is_none() && matches!(timeout(LONGEST - PATIENCE, commit).await, Ok(Ok(())));
+            if !saved {
                 // The store logged it, at a bounded rate.
                 self.state().stats.not_saved += 1;
                 return Action::Silent(dhcp::Reason::NotSaved);
             }
+            // It is as long ago that this was decided.
+            reply.shorten(ticket.seconds_left(self.now()));
         }
         self.state().promises.kept(ticket);
         Action::Reply(reply)

@@ -21,6 +21,8 @@ use std::{
 /// How long a machine waits for a disk that is slow, before it gets what needs none. DHCP clients ask again after
 /// some four seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a machine waits that needs the disk: whoever asked has asked again by then.
+pub(super) const LONGEST: Duration = Duration::from_secs(8);
 /// Shortest lease that is worth an answer.
 const SHORTEST: Millis = 60_000;
 
@@ -36,6 +38,8 @@ struct Promise {
     mac: Mac,
     /// End of its lease as the disk has it; `None` where nothing is known to be there.
     until: Option<Millis>,
+    /// The shortest of those that are on their way: the disk may have any of them.
+    shortest: Millis,
     latest: u64,
 }
 
@@ -48,18 +52,28 @@ pub(super) struct Ticket {
     number: u64,
 }
 
+impl Ticket {
+    /// Seconds that it promises.
+    pub fn seconds_left(&self, now: Millis) -> u32 {
+        u32::try_from(self.until.saturating_sub(now).max(0) / 1_000).unwrap_or(u32::MAX)
+    }
+}
+
 impl Promises {
     /// A lease of `mac` is about to be promised until `until`; `before` is the end of the one that it had so far,
     /// if it had one.
     pub fn make(&mut self, addr: Ipv4Addr, mac: Mac, until: Millis, before: Option<Millis>) -> Ticket {
-        let on_disk = match self.by_addr.get(&addr) {
-            Some(promise) if promise.mac == mac => promise.until,
-            Some(_) => None,
-            None => before,
+        let (on_disk, shortest) = match self.by_addr.get(&addr) {
+            // One that was shorter may have got there since.
+            Some(p) if p.mac == mac => {
+                (p.until.zip(before).map(|(disk, memory)| disk.min(memory)), p.shortest.min(until))
+            }
+            Some(_) => (None, until),
+            None => (before, until),
         };
         self.latest += 1;
         let number = self.latest;
-        self.by_addr.insert(addr, Promise { mac, until: on_disk, latest: number });
+        self.by_addr.insert(addr, Promise { mac, until: on_disk, shortest, latest: number });
         Ticket { addr, mac, until, number }
     }
 
@@ -69,8 +83,8 @@ impl Promises {
             Some(promise) if promise.latest == ticket.number => {
                 self.by_addr.remove(&ticket.addr);
             }
-            // A later one is on its way.
-            Some(promise) if promise.mac == ticket.mac => promise.until = Some(ticket.until),
+            // A later one is on its way, or there instead of it.
+            Some(promise) if promise.mac == ticket.mac => promise.until = Some(promise.shortest),
             _ => {}
         }
     }
@@ -168,6 +182,21 @@ mod tests {
         let other = p.make(ADDR, B, 99 * MINUTE, None);
         p.kept(new);
         assert_eq!((p.left(&new, 0), p.left(&other, 0)), (None, None));
+    }
+
+    #[test]
+    fn a_shorter_lease_that_may_have_reached_the_disk_bounds_what_is_promised() {
+        let mut p = Promises::default();
+        // It asked for ten minutes of an hour that it had, and was told so; then for as much as it can get.
+        p.make(ADDR, A, 10 * MINUTE, Some(60 * MINUTE));
+        let long = p.make(ADDR, A, 90 * MINUTE, Some(10 * MINUTE));
+        assert_eq!(p.left(&long, 0), Some(600));
+        let later = p.make(ADDR, A, 95 * MINUTE, Some(90 * MINUTE));
+        p.kept(long);
+        assert_eq!(p.left(&later, 0), Some(600), "the first may have been the last that was written");
+        // One whose lease ended meanwhile has nothing.
+        let late = p.make(ADDR, A, 99 * MINUTE, None);
+        assert_eq!(p.left(&late, 0), None);
     }
 
     #[test]

@@ -51,8 +51,8 @@ impl Provisioner {
             if let Some(error @ DbError::Closed) = error {
                 return Err(error.into());
             }
-            // Better boot by what only memory knows than not at all: after a kill the token is unknown, and
-            // then its reports are refused, which no boot hangs on.
+            // Better boot by what only memory knows than not at all. After a kill the token is unknown: then reports
+            // are refused, which no boot hangs on, and a machine that gets a configuration boots again.
             self.state().stats.scripts_unsaved += 1;
         }
         Ok(script)

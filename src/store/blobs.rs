@@ -217,7 +217,7 @@ impl Blobs {
     /// [`StoreError::Corrupt`] where it is cut into chunks, and not all of them are there and whole as far as
     /// is known.
     pub fn open(&self, digest: Digest) -> Result<Option<Arc<Content>>, StoreError> {
-        let opened = self.open_any(digest)?;
+        let opened = self.look(digest)?;
         if let Some(content) = &opened {
             self.keep_warm(content);
         }
@@ -243,7 +243,8 @@ impl Blobs {
         drop(coldest);
     }
 
-    fn open_any(&self, digest: Digest) -> Result<Option<Arc<Content>>, StoreError> {
+    /// The same for one who won't read it.
+    pub(super) fn look(&self, digest: Digest) -> Result<Option<Arc<Content>>, StoreError> {
         let list = self.list_path(digest);
         if let Some(stamp) = Stamp::of(&list).map_err(io_at("look at", &list))? {
             return self.open_chunks(digest, list, stamp);

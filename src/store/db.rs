@@ -84,7 +84,7 @@ pub struct Db {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
-    anchor: Option<schema::Anchor>,
+    anchor: schema::Anchor,
     // After the thread in drop order (see `Drop`): the next service must find all of it written.
     _lock: StateLock,
 }
@@ -98,7 +98,7 @@ impl Db {
         let conn = schema::open(state_dir, &path)?;
         let loaded = rows::load(&conn, &path)?;
         let shared = Arc::new(Shared::new());
-        let anchor = Some(schema::Anchor::hold(&path)?);
+        let anchor = schema::Anchor::hold(&path)?;
         let thread = writer::start(shared.clone(), conn, path.clone())?;
         Ok((Db { shared, thread: Some(thread), path, anchor, _lock: lock }, loaded))
     }
@@ -158,8 +158,7 @@ impl Db {
 
 impl Drop for Db {
     fn drop(&mut self) {
-        // Whoever writes closes the database last, and puts the log into it.
-        self.anchor = None;
+        self.anchor.let_go();
         self.shared.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -146,7 +146,7 @@ fn whoever_reads_reads_on_when_a_blob_is_removed() {
     assert!(Arc::ptr_eq(&shared, &blobs.open(digest).unwrap().unwrap()), "one mapping for all");
     blobs.remove(digest).unwrap();
     for pack in &blobs.packs().view().unwrap().packs {
-        blobs.packs().remove(pack, pack.claim().unwrap()).unwrap();
+        blobs.packs().remove(&pack.path, blobs.packs().claim(&pack.path).unwrap()).unwrap();
     }
     assert!(blobs.open(digest).unwrap().is_none());
     let mut got = Vec::new();
@@ -175,10 +175,10 @@ fn a_pack_that_somebody_builds_on_stays() {
     let building = sealed_chunks(&blobs, &bytes);
     let other = Packs::at(dir.path());
     let pack = Arc::clone(other.view().unwrap().packs.first().unwrap());
-    assert!(pack.claim().is_none());
+    assert!(other.claim(&pack.path).is_none());
     let digest = blobs.publish(building).unwrap().digest;
     assert!(read(&blobs, digest).unwrap() == bytes);
-    other.remove(&pack, pack.claim().unwrap()).unwrap();
+    other.remove(&pack.path, other.claim(&pack.path).unwrap()).unwrap();
     assert!(matches!(read(&blobs, digest), Err(StoreError::Corrupt { .. })));
     assert!(pack.hold().is_none(), "nobody builds on what is gone");
 }

@@ -102,7 +102,7 @@ pub(super) fn load(conn: &Connection, path: &Path) -> Result<Loaded, DbError> {
     thread::scope(|scope| {
         let leases = scope.spawn(|| match schema::connect_read_only(path)? {
             Some(conn) => all(&conn, path, "leases", "true", "addr"),
-            None => Ok(Vec::new()),
+            None => Err(DbError::Open { path: path.into(), why: "it was just removed".into() }),
         });
         let loaded = load_others(conn, path)?;
         let died =

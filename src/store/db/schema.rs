@@ -71,7 +71,10 @@ pub(super) fn connect(path: &Path) -> Result<Connection, DbError> {
 /// on a disk that just became full, the index would lie in memory that can't be written, and SQLite would be
 /// ended by the kernel (SIGBUS).
 pub(super) struct Anchor {
-    _conn: Mutex<Connection>,
+    conn: Option<Mutex<Connection>>,
+    /// Open until no connection of this process is: closing any file of it drops the locks that SQLite has on it,
+    /// and then another process that reads the database would cut the index away under us.
+    _index: File,
 }
 
 impl Anchor {
@@ -82,16 +85,21 @@ impl Anchor {
         // Before the first read there is no index.
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0)).map_err(sql)?;
         let index = path.with_extension("db-shm");
-        let whole = File::options().write(true).open(&index).and_then(|file| {
-            let size = file.metadata()?.len();
-            // Where blocks are smaller than pages, SQLite leaves holes in it.
-            Ok(fallocate(&file, FallocateFlags::empty(), 0, size)?)
-        });
-        match whole {
-            Err(e) if e.kind() == ErrorKind::StorageFull => Err(open_error(&index, &e)),
-            // A file system that can't say: SQLite's own way must do.
-            Ok(()) | Err(_) => Ok(Anchor { _conn: Mutex::new(conn) }),
+        let file = File::options().write(true).open(&index).map_err(|e| open_error(&index, &e))?;
+        let size = file.metadata().map_err(|e| open_error(&index, &e))?.len();
+        // Where blocks are smaller than pages, SQLite leaves holes in it. A file system that can't say: SQLite's own
+        // way must do.
+        let full = fallocate(&file, FallocateFlags::empty(), 0, size).err().map(std::io::Error::from);
+        let anchor = Anchor { conn: Some(Mutex::new(conn)), _index: file };
+        match full.filter(|e| e.kind() == ErrorKind::StorageFull) {
+            Some(e) => Err(open_error(&index, &e)),
+            None => Ok(anchor),
         }
+    }
+
+    /// Whoever writes closes the database last, and puts the log into it.
+    pub(super) fn let_go(&mut self) {
+        self.conn = None;
     }
 }
 

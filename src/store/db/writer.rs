@@ -193,8 +193,8 @@ fn run(shared: &Shared, conn: Connection, path: &Path) {
     while let Some((batch, waiters)) = shared.next() {
         let result = write(shared, &mut conn, path, &batch);
         if let Err(e) = &result {
-            // After a failed fsync nobody knows which pages the kernel dropped: a new connection
-            // reads the log again and finds where it truly ends.
+            // A new connection remembers nothing of it, and writes over what came after the last transaction that
+            // is on disk: after a failed fsync nobody knows what the kernel dropped of that.
             conn = None;
             if failing.is_none_or(|said| said.elapsed() >= LOG_EVERY) {
                 failing = Some(Instant::now());

@@ -55,9 +55,10 @@ impl ImageStore {
         let packs = self.0.blobs.packs();
         let mut freed = 0;
         for pack in &packs.view()?.packs {
-            let dead = !packs.is_awaited(pack) && !pack.entries().any(|e| needed.contains(&e.chunk.digest));
-            if dead && let Some(claim) = pack.claim() {
-                packs.remove(pack, claim)?;
+            let dead =
+                !packs.is_awaited(&pack.path) && !pack.entries().any(|e| needed.contains(&e.chunk.digest));
+            if dead && let Some(claim) = packs.claim(&pack.path) {
+                packs.remove(&pack.path, claim)?;
                 freed += pack.size;
             }
         }

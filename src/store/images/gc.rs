@@ -77,12 +77,12 @@ impl ImageStore {
                 done.rewritten += c.live;
                 done.freed += c.pack.size.saturating_sub(c.live);
             }
-            self.unreadable(&view, &self.needed_chunks()?, &mut done)?;
+            self.collect_unreadable(&mut done)?;
             return Ok(done);
         }
         let mut claimed: Vec<(Arc<Pack>, Claim)> = Vec::new();
         for c in candidates.into_iter().take(MAX_CLAIMS) {
-            match c.pack.claim() {
+            match packs.claim(&c.pack.path) {
                 Some(claim) => claimed.push((c.pack, claim)),
                 None => done.busy += 1,
             }
@@ -92,10 +92,7 @@ impl ImageStore {
             let _lock = self.wait_lock(FlockOperation::LockExclusive)?;
             self.needed_chunks()?
         };
-        {
-            let _lock = self.wait_lock(FlockOperation::LockExclusive)?;
-            self.unreadable(&*packs.view()?, &self.needed_chunks()?, &mut done)?;
-        }
+        self.collect_unreadable(&mut done)?;
         let ours: BTreeSet<String> = claimed.iter().map(|(pack, _)| pack.id.clone()).collect();
         for (pack, claim) in claimed {
             self.rewrite(&pack, claim, &needed, &ours, &mut done, seen)?;
@@ -103,32 +100,41 @@ impl ImageStore {
         Ok(done)
     }
 
-    /// Packs of which both indices are lost: nobody knows what is in them. Where every chunk that is needed lies
-    /// elsewhere, nothing in them is, and they go. The caller holds the store's exclusive lock, if this runs.
-    fn unreadable(
-        &self,
-        view: &View,
-        needed: &HashSet<Digest>,
-        done: &mut Collection,
-    ) -> Result<(), StoreError> {
-        if view.unreadable.is_empty() {
-            return Ok(());
-        }
-        let all_there = needed.iter().all(|chunk| view.find(*chunk, None).is_some());
-        for (path, _) in &view.unreadable {
+    /// Packs of which both indices are lost: nobody knows what is in them, but who read one before and builds on
+    /// it. Where every chunk that is needed lies elsewhere, nothing in them is, and they go.
+    fn collect_unreadable(&self, done: &mut Collection) -> Result<(), StoreError> {
+        let packs = self.0.blobs.packs();
+        let mut lost = Vec::new();
+        for (path, _) in &packs.view()?.unreadable {
             let size = std::fs::metadata(path).map_or(0, |m| m.len());
             done.packs += 1;
             done.bytes += size;
-            match all_there {
-                true => {
-                    done.garbage += size;
-                    done.removed += 1;
-                    done.freed += size;
-                    if done.run {
-                        self.0.blobs.packs().remove_files(path)?;
-                    }
-                }
-                false => done.damaged += 1,
+            let claim = if done.run { packs.claim(path) } else { None };
+            if packs.is_awaited(path) {
+                done.awaited += 1;
+            } else if done.run && claim.is_none() {
+                done.busy += 1;
+            } else {
+                lost.push((path.clone(), size, claim));
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        // From here on nobody begins to need a chunk of a claimed pack, and whoever did is known.
+        let _lock = if done.run { Some(self.wait_lock(FlockOperation::LockExclusive)?) } else { None };
+        let view = packs.view()?;
+        let all_there = self.needed_chunks()?.iter().all(|chunk| view.find(*chunk, None).is_some());
+        for (path, size, claim) in lost {
+            if !all_there {
+                done.damaged += 1;
+                continue;
+            }
+            done.garbage += size;
+            done.removed += 1;
+            done.freed += size;
+            if let Some(claim) = claim {
+                packs.remove(&path, claim)?;
             }
         }
         Ok(())
@@ -145,7 +151,7 @@ impl ImageStore {
             let garbage = pack.data().saturating_sub(live);
             done.bytes += pack.size;
             done.garbage += garbage;
-            if self.0.blobs.packs().is_awaited(pack) {
+            if self.0.blobs.packs().is_awaited(&pack.path) {
                 done.awaited += 1;
             } else if live == 0 || garbage * 100 >= pack.data() * WORTH {
                 candidates.push(Candidate { pack: Arc::clone(pack), live });
@@ -194,7 +200,7 @@ impl ImageStore {
             packs.publish(&new)?;
             packs.confirm(&new)?;
         }
-        packs.remove(pack, claim)?;
+        packs.remove(&pack.path, claim)?;
         done.removed += 1;
         done.rewritten += written;
         done.freed += pack.size.saturating_sub(written);

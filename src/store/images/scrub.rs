@@ -7,12 +7,12 @@ use crate::{
     store::{
         blobs::{StoreError, io_at},
         chunk::ChunkRef,
-        durable,
+        durable::{self, Stamp},
         mapped::is_damage,
         packs::{Pack, format::Entry},
     },
 };
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, FlockOperation, fadvise};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::{
@@ -116,14 +116,16 @@ impl ImageStore {
                 }
                 continue;
             }
+            let before = Stamp::of(&plain).map_err(io_at("look at", &plain))?;
             match is_digest_of(&plain, digest, pace) {
                 Ok(Some(true)) => {}
                 Ok(None) => return Ok(None),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) if !is_damage(&e) => return Err(io_at("read", &plain)(e)),
                 Ok(Some(false)) | Err(_) => {
-                    blobs.mark_damaged(digest)?;
-                    done.found.push(plain.display().to_string());
+                    if self.mark_plain(digest, before)? {
+                        done.found.push(plain.display().to_string());
+                    }
                 }
             }
             done.bytes += fs::metadata(&plain).map_or(0, |m| m.len());
@@ -166,21 +168,25 @@ impl ImageStore {
     pub fn quarantine(&self, digest: Digest) -> Result<usize, StoreError> {
         let blobs = &self.0.blobs;
         let Some(chunks) = blobs.list_of(digest)? else {
-            let good = is_digest_of(&blobs.path(digest), digest, &mut |_| true);
-            if matches!(good, Ok(Some(true))) {
-                return Ok(0);
-            }
-            if let Err(e) = good
-                && !is_damage(&e)
-            {
-                return Err(io_at("read", &blobs.path(digest))(e));
-            }
-            return blobs.mark_damaged(digest).map(|()| 1);
+            let path = blobs.path(digest);
+            let before = Stamp::of(&path).map_err(io_at("look at", &path))?;
+            return match is_digest_of(&path, digest, &mut |_| true) {
+                Ok(Some(true)) => Ok(0),
+                // It is missing: there is nothing to mark.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+                Err(e) if !is_damage(&e) => Err(io_at("read", &path)(e)),
+                Ok(_) | Err(_) => Ok(usize::from(self.mark_plain(digest, before)?)),
+            };
         };
         let view = blobs.packs().view()?;
         let mut open: Option<(&str, File)> = None;
         let (mut found, mut buffer) = (0, Vec::new());
-        for (pack, entry) in chunks.iter().filter_map(|chunk| view.find(chunk.digest, None)) {
+        // In every pack: which of them the blob was laid out over isn't known here.
+        let places = |chunk: &ChunkRef| {
+            let digest = chunk.digest;
+            view.packs.iter().filter_map(move |pack| Some((pack, pack.find(digest)?)))
+        };
+        for (pack, entry) in chunks.iter().flat_map(places) {
             let file = match open.take().filter(|(id, _)| *id == pack.id) {
                 Some((_, file)) => file,
                 None => File::open(&pack.path).map_err(io_at("open", &pack.path))?,
@@ -192,6 +198,17 @@ impl ImageStore {
             open = Some((&pack.id, file));
         }
         Ok(found)
+    }
+
+    /// Marks a blob that is a plain file as damaged, unless somebody put it there anew since it was looked at.
+    fn mark_plain(&self, digest: Digest, seen: Option<Stamp>) -> Result<bool, StoreError> {
+        let path = self.0.blobs.path(digest);
+        // Whoever publishes holds it exclusively.
+        let _lock = self.wait_lock(FlockOperation::LockShared)?;
+        if Stamp::of(&path).map_err(io_at("look at", &path))? != seen {
+            return Ok(false);
+        }
+        self.0.blobs.mark_damaged(digest).map(|()| true)
     }
 
     /// Bytes of all packs and plain blobs.
@@ -209,7 +226,7 @@ impl ImageStore {
             let label = entry.label();
             let what = match entry.image {
                 Ok(image) => {
-                    let wrong = |blob: &crate::model::BlobRef| match self.0.blobs.open(blob.digest) {
+                    let wrong = |blob: &crate::model::BlobRef| match self.0.blobs.look(blob.digest) {
                         Ok(Some(content)) if content.size() == blob.size => None,
                         Ok(Some(_)) => Some(format!("blob {} has another length", blob.digest.short())),
                         Ok(None) => Some(format!("blob {} is missing", blob.digest.short())),

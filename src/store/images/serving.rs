@@ -134,11 +134,14 @@ impl ImageStore {
             Some(found) => Some(format!("its bytes hash to {}", found.short())),
             None => Some("it can't be read to its end".to_owned()),
         };
-        if wrong.is_some()
-            && let Err(error) = self.quarantine(digest)
-        {
-            // It isn't served as it is; a scrub will try again.
-            tracing::error!(%digest, %error, "a damaged blob could not be marked");
+        if wrong.is_some() {
+            match self.quarantine(digest) {
+                // The disk has it whole: it could not be read just then, or is another file by now.
+                Ok(0) => return Ok(wrong),
+                Ok(_) => {}
+                // It isn't served as it is; a scrub will try again.
+                Err(error) => tracing::error!(%digest, %error, "a damaged blob could not be marked"),
+            }
         }
         // Of a file touched just now, a later write might not show.
         if !before.iter().flatten().all(Stamp::is_settled) {

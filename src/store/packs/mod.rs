@@ -93,19 +93,14 @@ impl Pack {
 
     /// Keeps the pack from being removed; `None` where it is gone, or somebody is about to remove it.
     pub fn hold(&self) -> Option<Hold> {
-        self.lock(FlockOperation::NonBlockingLockShared).map(Hold)
+        lock_file(&self.path, FlockOperation::NonBlockingLockShared).map(Hold)
     }
+}
 
-    /// Keeps others from building on the pack; `None` where it is gone, or somebody builds on it.
-    pub fn claim(&self) -> Option<Claim> {
-        self.lock(FlockOperation::NonBlockingLockExclusive).map(Claim)
-    }
-
-    fn lock(&self, how: FlockOperation) -> Option<File> {
-        let file = File::open(&self.path).ok()?;
-        flock(&file, how).ok()?;
-        (file.metadata().ok()?.nlink() > 0).then_some(file)
-    }
+fn lock_file(path: &Path, how: FlockOperation) -> Option<File> {
+    let file = File::open(path).ok()?;
+    flock(&file, how).ok()?;
+    (file.metadata().ok()?.nlink() > 0).then_some(file)
 }
 
 /// The packs that there were at one time.
@@ -284,8 +279,8 @@ impl Packs {
     }
 
     /// Whether blobs may be on their way that need the pack.
-    pub fn is_awaited(&self, pack: &Pack) -> bool {
-        let made = fs::metadata(pack.path.with_extension("awaited")).and_then(|m| m.modified());
+    pub fn is_awaited(&self, pack: &Path) -> bool {
+        let made = fs::metadata(pack.with_extension("awaited")).and_then(|m| m.modified());
         made.is_ok_and(|made| made.elapsed().unwrap_or_default() < AWAITED_FOR)
     }
 
@@ -300,14 +295,15 @@ impl Packs {
         Ok(view.packs.iter().filter(|p| !p.path.with_extension("idx").exists()).cloned().collect())
     }
 
-    /// Removes a pack that no blob needs. The caller holds the store's exclusive lock. Whoever has it mapped
-    /// can go on reading.
-    pub fn remove(&self, pack: &Pack, _claim: Claim) -> Result<(), StoreError> {
-        self.remove_files(&pack.path)
+    /// Keeps others from building on a pack, whoever still knows what is in it; `None` where it is gone, or somebody
+    /// builds on it.
+    pub fn claim(&self, pack: &Path) -> Option<Claim> {
+        lock_file(pack, FlockOperation::NonBlockingLockExclusive).map(Claim)
     }
 
-    /// The same of a pack that nobody can build on, since nobody can read its index.
-    pub fn remove_files(&self, pack: &Path) -> Result<(), StoreError> {
+    /// Removes a pack that no blob needs. The caller holds the store's exclusive lock. Whoever has it mapped
+    /// can go on reading.
+    pub fn remove(&self, pack: &Path, _claim: Claim) -> Result<(), StoreError> {
         // The pack last: a mark or a copy of an index without its pack means nothing, and is swept.
         for path in [pack.with_extension("idx"), pack.to_owned()] {
             durable::remove_file(&path).map_err(io_at("remove", &path))?;
