@@ -2,15 +2,24 @@
 //! decode and joins only neighbours; its iterator drops an option whose continuation is cut. What
 //! decides about a boot is therefore walked here.
 
+use std::ops::Range;
+
 /// Options of a datagram: every code once, values joined (RFC 3396), in order of first appearance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options(Vec<(u8, Vec<u8>)>);
+pub(crate) struct Options {
+    /// One value after the other.
+    values: Vec<u8>,
+    /// Where each lies.
+    places: Vec<(u8, Range<usize>)>,
+}
 
 pub(crate) const OVERLOAD: u8 = 52;
 
 impl Options {
     /// Adds what `area` holds, up to its end or to the option whose length runs past it.
     pub(crate) fn walk(&mut self, area: &[u8]) {
+        self.values.reserve(area.len());
+        self.places.reserve(16);
         let mut rest = area;
         while let Some((&code, tail)) = rest.split_first() {
             match code {
@@ -27,15 +36,26 @@ impl Options {
     }
 
     fn append(&mut self, code: u8, value: &[u8]) {
-        match self.0.iter_mut().find(|(c, _)| *c == code) {
-            Some((_, joined)) => joined.extend_from_slice(value),
-            None => self.0.push((code, value.to_vec())),
+        let end = self.values.len();
+        let Some(at) = self.places.iter().position(|(c, _)| *c == code) else {
+            self.values.extend_from_slice(value);
+            self.places.push((code, end..self.values.len()));
+            return;
+        };
+        let (before, after) = self.places.split_at_mut(at + 1);
+        let Some((_, place)) = before.last_mut() else { return };
+        // Those behind it make room.
+        self.values.splice(place.end..place.end, value.iter().copied());
+        place.end += value.len();
+        for (_, behind) in after {
+            *behind = behind.start + value.len()..behind.end + value.len();
         }
     }
 
     /// The joined value of an option.
     pub(crate) fn get(&self, code: u8) -> Option<&[u8]> {
-        self.0.iter().find(|(c, _)| *c == code).map(|(_, v)| v.as_slice())
+        let (_, place) = self.places.iter().find(|(c, _)| *c == code)?;
+        self.values.get(place.clone())
     }
 
     /// The value, if it is exactly `N` bytes long.

@@ -9,7 +9,10 @@ use dhcproto::{
     Encodable,
     v4::{HType, Message, Opcode},
 };
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    ops::Range,
+};
 
 /// Smallest BOOTP packet that every client takes (RFC 951).
 const SMALLEST: usize = 300;
@@ -19,7 +22,8 @@ const HEADERS: u16 = 28;
 /// One option of a reply.
 struct Opt {
     code: u8,
-    value: Vec<u8>,
+    /// Where its value lies.
+    value: Range<usize>,
     /// Left out first when the client takes short messages only.
     spare: bool,
 }
@@ -32,6 +36,8 @@ struct Draft {
     siaddr: Ipv4Addr,
     file: Vec<u8>,
     options: Vec<Opt>,
+    /// Values of the options, one after the other.
+    values: Vec<u8>,
 }
 
 impl Draft {
@@ -47,21 +53,29 @@ impl Draft {
             yiaddr: Ipv4Addr::UNSPECIFIED,
             siaddr: Ipv4Addr::UNSPECIFIED,
             file: Vec::new(),
-            options: Vec::new(),
+            options: Vec::with_capacity(16),
+            values: Vec::with_capacity(256),
         };
-        draft.must(53, vec![message]);
-        draft.must(54, ctx.server_id().octets().to_vec());
+        draft.must(53, [message]);
+        draft.must(54, ctx.server_id().octets());
         draft
     }
 
-    fn must(&mut self, code: u8, value: Vec<u8>) {
-        self.options.push(Opt { code, value, spare: false });
+    fn must(&mut self, code: u8, value: impl AsRef<[u8]>) {
+        self.put(code, value.as_ref(), false);
     }
 
-    fn spare(&mut self, code: u8, value: Vec<u8>) {
+    fn spare(&mut self, code: u8, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
         if !value.is_empty() && !self.options.iter().any(|o| o.code == code) {
-            self.options.push(Opt { code, value, spare: true });
+            self.put(code, value, true);
         }
+    }
+
+    fn put(&mut self, code: u8, value: &[u8], spare: bool) {
+        let at = self.values.len();
+        self.values.extend_from_slice(value);
+        self.options.push(Opt { code, value: at..self.values.len(), spare });
     }
 
     fn boot(&mut self, ctx: &Ctx<'_>) {
@@ -75,15 +89,14 @@ impl Draft {
         // RFC 4578 section 2.3: the machine id comes back, but only in the one form that it knows.
         let machine_id = ctx.req.option(97).filter(|id| id.len() == 17 && id.first() == Some(&0));
         if let Some(id) = machine_id.filter(|_| self.kind != ReplyKind::Nak) {
-            self.must(97, id.to_vec());
+            self.must(97, id);
         }
         // RFC 6842: so does the client id; RFC 3046 section 2.2: and what a relay or a snooping switch
-        // added, last.
-        if let Some(id) = ctx.req.option(61) {
-            self.must(61, id.to_vec());
-        }
-        if let Some(info) = ctx.req.option(82) {
-            self.must(82, info.to_vec());
+        // added, last. Put together of several options (RFC 3396) neither has a meaning, and the reply would have no bound.
+        for code in [61, 82] {
+            if let Some(value) = ctx.req.option(code).filter(|value| value.len() <= 255) {
+                self.must(code, value);
+            }
         }
         let yiaddr = self.yiaddr;
         let kind = self.kind;
@@ -102,9 +115,9 @@ pub(super) fn lease(ctx: &Ctx<'_>, subnet: &Subnet, kind: ReplyKind, addr: Ipv4A
         draft.ciaddr = ctx.req.ciaddr();
     }
     let seconds = ctx.lease_seconds(subnet);
-    draft.must(51, seconds.to_be_bytes().to_vec());
-    draft.must(58, (seconds / 2).to_be_bytes().to_vec());
-    draft.must(59, (u64::from(seconds) * 7 / 8).try_into().unwrap_or(seconds).to_be_bytes().to_vec());
+    draft.must(51, seconds.to_be_bytes());
+    draft.must(58, (seconds / 2).to_be_bytes());
+    draft.must(59, u32::try_from(u64::from(seconds) * 7 / 8).unwrap_or(seconds).to_be_bytes());
     configuration(&mut draft, ctx, subnet, Some(addr));
     let to = destination(ctx, addr);
     draft.send(ctx, to)
@@ -122,7 +135,7 @@ pub(super) fn inform(ctx: &Ctx<'_>, subnet: &Subnet) -> Action {
 /// NAK: by broadcast, since the client's address is wrong (RFC 2131 section 4.1).
 pub(super) fn nak(ctx: &Ctx<'_>, why: &str) -> Action {
     let mut draft = Draft::new(ctx, ReplyKind::Nak);
-    draft.spare(56, why.as_bytes().to_vec());
+    draft.spare(56, why);
     let to = match ctx.req.giaddr() {
         relay if relay.is_unspecified() => Destination::Broadcast { port: 68 },
         relay => Destination::Relay(SocketAddrV4::new(relay, 67)),
@@ -173,32 +186,32 @@ fn destination(ctx: &Ctx<'_>, yiaddr: Ipv4Addr) -> Destination {
 fn configuration(draft: &mut Draft, ctx: &Ctx<'_>, subnet: &Subnet, addr: Option<Ipv4Addr>) {
     let wants = |code| ctx.req.wants(code);
     let list = |addrs: &[Ipv4Addr]| addrs.iter().flat_map(|a| a.octets()).collect::<Vec<u8>>();
-    draft.must(1, subnet.network.netmask().octets().to_vec());
+    draft.must(1, subnet.network.netmask().octets());
     if !subnet.routers.is_empty() {
         draft.must(3, list(&subnet.routers));
     }
     draft.boot(ctx);
     let hostname = addr.and_then(|a| ctx.site.reserved(a)).and_then(|r| r.hostname.as_deref());
-    let mut spare = |code: u8, value: Vec<u8>| {
+    let mut spare = |code: u8, value: &[u8]| {
         if wants(code) {
             draft.spare(code, value);
         }
     };
-    spare(6, list(&subnet.dns));
-    spare(12, hostname.unwrap_or_default().as_bytes().to_vec());
-    spare(15, subnet.domain.as_deref().unwrap_or_default().as_bytes().to_vec());
-    spare(121, classless_routes(subnet));
-    spare(26, subnet.mtu.map(|m| m.to_be_bytes().to_vec()).unwrap_or_default());
-    spare(42, list(&subnet.ntp));
-    spare(119, subnet.search.iter().flat_map(|d| dns_name(d)).collect());
+    spare(6, &list(&subnet.dns));
+    spare(12, hostname.unwrap_or_default().as_bytes());
+    spare(15, subnet.domain.as_deref().unwrap_or_default().as_bytes());
+    spare(121, &classless_routes(subnet));
+    spare(26, &subnet.mtu.map(|m| m.to_be_bytes().to_vec()).unwrap_or_default());
+    spare(42, &list(&subnet.ntp));
+    spare(119, &subnet.search.iter().flat_map(|d| dns_name(d)).collect::<Vec<_>>());
     if subnet.network.prefix_len < 31 {
-        spare(28, subnet.network.last().octets().to_vec());
+        spare(28, &subnet.network.last().octets());
     }
     for option in &subnet.options {
         // Firmware reads meaning into these; a vendor's options are for its own devices.
         let for_boot = matches!(option.code, 43 | 60) && ctx.client.kind != ClientKind::Other;
         if !for_boot && (option.always || wants(option.code)) {
-            draft.spare(option.code, option.value().to_vec());
+            draft.spare(option.code, option.value());
         }
     }
 }
@@ -256,7 +269,7 @@ fn encode(req: &Request, mut draft: Draft) -> Option<Vec<u8>> {
         draft.options.remove(last);
     }
     for option in &draft.options {
-        let mut parts = option.value.chunks(255).peekable();
+        let mut parts = draft.values.get(option.value.clone())?.chunks(255).peekable();
         if parts.peek().is_none() {
             bytes.extend([option.code, 0]);
         }

@@ -13,7 +13,7 @@ use crate::{
     netboot::{NbpAnswer, ServerAddr, choose_nbp},
 };
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 /// What a machine is assigned, before anybody looked whether it can boot that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub struct InsteadOf {
     pub rule: Rule,
 }
 
+/// What a look into the store gives; an error in words.
+pub type Found = Result<Option<Arc<Image>>, String>;
+
 /// The answer to "what does this client boot now?".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootAnswer {
@@ -42,17 +45,19 @@ pub struct BootAnswer {
     pub target: BootTarget,
     /// By which rule.
     pub rule: Rule,
-    /// The whole decision as a sentence.
-    pub why: String,
+    /// In words, without the image's name.
+    because: Cow<'static, str>,
     /// What was assigned and failed too often, where the last good image takes its place.
     pub instead_of: Option<InsteadOf>,
     /// Why it is not booted although it is assigned something: then no kernel is ever named to it.
     pub refused: Option<String>,
     /// The image, where one is assigned and may be booted.
-    pub image: Option<Image>,
+    pub image: Option<Arc<Image>>,
     /// Where the machine is to wait: the image with whose kernel and initramfs it does so in memory. A screen
     /// of its boot program without one.
-    pub waits_with: Option<Image>,
+    pub waits_with: Option<Arc<Image>>,
+    /// Why it doesn't wait with the image that the site names.
+    unfit: Option<String>,
     /// What DHCP says: an NBP, a script's URL, or no more than an address. A refused client still
     /// gets its NBP, since the script's screen is where a person at the console reads the reason.
     pub nbp: NbpAnswer,
@@ -138,9 +143,9 @@ pub fn boot_answer(
     machine: Option<&Machine>,
     policy: Policy<'_>,
     server: &ServerAddr,
-    find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
+    find: &dyn Fn(Digest) -> Found,
     vouch: &dyn Fn(&Image) -> Result<(), String>,
-    waiting: &dyn Fn() -> Result<Option<Image>, String>,
+    waiting: &dyn Fn() -> Found,
 ) -> BootAnswer {
     let mut instead_of = None;
     let mut answer = assigned(machine, policy);
@@ -170,7 +175,7 @@ pub fn boot_answer(
             }
         }
     }
-    let Assignment { target, rule, why } = answer;
+    let Assignment { target, rule, why: because } = answer;
     let nbp = choose_nbp(client, &target, machine.and_then(|m| m.nbp.as_deref()), server);
     let (image, refused) = match &target {
         BootTarget::Image { digest } => match checked(*digest, client, machine, find, vouch) {
@@ -189,26 +194,34 @@ pub fn boot_answer(
         }),
         _ => Ok(None),
     };
-    let what = match (&target, &image) {
-        (_, Some(image)) => format!("boots {} ({})", image.manifest.tag, image.digest.short()),
-        (BootTarget::Image { digest }, None) => format!("is assigned image {}", digest.short()),
-        (BootTarget::Local, _) => "boots its own disk".to_owned(),
-        (BootTarget::Ignore, _) => "is not booted".to_owned(),
-        (BootTarget::Discover, _) => match &waits_with {
-            Ok(Some(image)) => {
-                format!("waits in memory with {} ({})", image.manifest.tag, image.digest.short())
-            }
-            Ok(None) => "waits at the discover screen".to_owned(),
-            Err(reason) => format!("waits at the discover screen, and not in memory ({reason})"),
-        },
-    };
-    let why = match &refused {
-        None => format!("{what}: {why}"),
-        Some(reason) => format!("{what} ({why}), but is not booted: {reason}"),
-    };
     let generation = machine.map_or(0, |m| m.generation);
-    let waits_with = waits_with.ok().flatten();
-    BootAnswer { target, rule, why, instead_of, refused, image, waits_with, nbp, generation }
+    let (waits_with, unfit) = match waits_with {
+        Ok(image) => (image, None),
+        Err(reason) => (None, Some(reason)),
+    };
+    BootAnswer { target, rule, because, instead_of, refused, image, waits_with, unfit, nbp, generation }
+}
+
+impl BootAnswer {
+    /// The whole decision as a sentence.
+    pub fn why(&self) -> String {
+        let named = |image: &Image| format!("{} ({})", image.manifest.tag, image.digest.short());
+        let what = match (&self.target, &self.image) {
+            (_, Some(image)) => format!("boots {}", named(image)),
+            (BootTarget::Image { digest }, None) => format!("is assigned image {}", digest.short()),
+            (BootTarget::Local, _) => "boots its own disk".to_owned(),
+            (BootTarget::Ignore, _) => "is not booted".to_owned(),
+            (BootTarget::Discover, _) => match (&self.waits_with, &self.unfit) {
+                (Some(image), _) => format!("waits in memory with {}", named(image)),
+                (None, None) => "waits at the discover screen".to_owned(),
+                (None, Some(reason)) => format!("waits at the discover screen, and not in memory ({reason})"),
+            },
+        };
+        match &self.refused {
+            None => format!("{what}: {}", self.because),
+            Some(reason) => format!("{what} ({}), but is not booted: {reason}", self.because),
+        }
+    }
 }
 
 /// The image, if it is there, runs on this machine, and somebody vouches for it where that is needed.
@@ -217,9 +230,9 @@ fn checked(
     digest: Digest,
     client: &BootClient,
     machine: Option<&Machine>,
-    find: &dyn Fn(Digest) -> Result<Option<Image>, String>,
+    find: &dyn Fn(Digest) -> Found,
     vouch: &dyn Fn(&Image) -> Result<(), String>,
-) -> Result<Image, String> {
+) -> Result<Arc<Image>, String> {
     let image = find(digest)?.ok_or_else(|| {
         format!("image {} is not in the store: import it again, or pin another", digest.short())
     })?;
@@ -277,7 +290,7 @@ mod tests {
 
     fn ask(machine: Option<&Machine>, default: Option<&BootTarget>, unknown: Unknown) -> BootAnswer {
         let web = image("web:1", Arch::X86_64);
-        let find = |d: Digest| Ok((d == web.digest).then(|| web.clone()));
+        let find = |d: Digest| Ok((d == web.digest).then(|| Arc::new(web.clone())));
         boot_answer(
             &client(ClientArch::UefiX64),
             machine,
@@ -302,8 +315,9 @@ mod tests {
         assert_eq!((got.target, got.rule), (BootTarget::Local, Rule::Default));
         m.pin = Some(web());
         let got = ask(Some(&m), Some(&BootTarget::Local), Unknown::Ignore);
+        let digest = got.image.as_ref().unwrap().digest.short();
+        assert_eq!(got.why(), format!("boots web:1 ({digest}): it is pinned"));
         assert_eq!((got.target, got.rule), (web(), Rule::Pin));
-        assert_eq!(got.why, format!("boots web:1 ({}): it is pinned", got.image.unwrap().digest.short()));
     }
 
     #[test]
@@ -349,10 +363,10 @@ mod tests {
         let got = ask(None, Some(&gone), Unknown::Default);
         assert_eq!(got.image, None);
         assert!(got.refused.as_deref().unwrap().contains("not in the store"), "{got:?}");
-        assert!(got.why.contains("but is not booted"), "{}", got.why);
+        assert!(got.why().contains("but is not booted"), "{}", got.why());
 
         let arm = image("arm:1", Arch::Aarch64);
-        let find = |_| Ok(Some(arm.clone()));
+        let find = |_| Ok(Some(Arc::new(arm.clone())));
         let target = BootTarget::Image { digest: arm.digest };
         let vouch = |_: &Image| Ok(());
         let policy = policy(Some(&target), Unknown::Default);
@@ -376,7 +390,7 @@ mod tests {
             image.manifest.native = true;
             image
         };
-        let ask = |waiting: Result<Option<Image>, String>, signed: bool| {
+        let ask = |waiting: Found, signed: bool| {
             let find = |_| Ok(waiting.clone().ok().flatten());
             let vouch = |_: &Image| if signed { Ok(()) } else { Err("nobody signed it".to_owned()) };
             let client = client(ClientArch::UefiX64);
@@ -385,18 +399,18 @@ mod tests {
             })
         };
         let web = native("web:1", Arch::X86_64);
-        let got = ask(Ok(Some(web.clone())), true);
-        assert_eq!((got.waits_with.as_ref(), got.image), (Some(&web), None));
-        assert!(got.why.starts_with("waits in memory with web:1"), "{}", got.why);
+        let got = ask(Ok(Some(Arc::new(web.clone()))), true);
+        assert_eq!((got.waits_with.as_deref(), got.image.as_deref()), (Some(&web), None));
+        assert!(got.why().starts_with("waits in memory with web:1"), "{}", got.why());
         for (waiting, signed, why) in [
             (Ok(None), true, "waits at the discover screen: "),
             (Err("there is no image `web:9`".to_owned()), true, "no image `web:9`"),
-            (Ok(Some(web)), false, "nobody signed it"),
-            (Ok(Some(native("arm:1", Arch::Aarch64))), true, "arm:1 is for aarch64"),
-            (Ok(Some(image("live:1", Arch::X86_64))), true, "live:1 has an initramfs of its own"),
+            (Ok(Some(Arc::new(web))), false, "nobody signed it"),
+            (Ok(Some(Arc::new(native("arm:1", Arch::Aarch64)))), true, "arm:1 is for aarch64"),
+            (Ok(Some(Arc::new(image("live:1", Arch::X86_64)))), true, "live:1 has an initramfs of its own"),
         ] {
             let got = ask(waiting, signed);
-            assert!(got.waits_with.is_none() && got.why.contains(why), "{}", got.why);
+            assert!(got.waits_with.is_none() && got.why().contains(why), "{}", got.why());
         }
     }
 
@@ -406,7 +420,9 @@ mod tests {
         m.pin = Some(web());
         let (web, other) = (image("web:1", Arch::X86_64), image("other:1", Arch::X86_64));
         let default = BootTarget::Image { digest: other.digest };
-        let find = |d: Digest| Ok([&web, &other].into_iter().find(|i| i.digest == d).cloned());
+        let find = |d: Digest| {
+            Ok([&web, &other].into_iter().find(|i| i.digest == d).map(|i| Arc::new(Image::clone(i))))
+        };
         let vouch = |i: &Image| match i.digest == other.digest {
             true => Ok(()),
             false => Err(format!("image {} is not signed", i.manifest.tag)),
@@ -415,8 +431,8 @@ mod tests {
         let policy = policy(Some(&default), Unknown::Default);
         let ask = |m| boot_answer(&client, m, policy, &server(), &find, &vouch, &|| Ok(None));
         let got = ask(Some(&m));
-        assert_eq!((got.image, got.refused.as_deref()), (None, Some("image web:1 is not signed")));
-        assert!(got.why.contains("it is pinned") && got.why.contains("not signed"), "{}", got.why);
-        assert_eq!(ask(None).image, Some(other.clone()));
+        assert_eq!((got.image.as_deref(), got.refused.as_deref()), (None, Some("image web:1 is not signed")));
+        assert!(got.why().contains("it is pinned") && got.why().contains("not signed"), "{}", got.why());
+        assert_eq!(ask(None).image.as_deref(), Some(&other));
     }
 }

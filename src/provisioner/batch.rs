@@ -234,7 +234,9 @@ impl Provisioner {
                 let target = if let Some(target) = BootTarget::of_word(&reference) {
                     Ok(target)
                 } else if let Some(digest) = assigned {
-                    targets.images.extend(this.0.images.get(digest).ok().flatten().map(|i| (digest, i)));
+                    targets
+                        .images
+                        .extend(this.0.images.get(digest).ok().flatten().map(|i| (digest, Image::clone(&i))));
                     Ok(BootTarget::Image { digest })
                 } else {
                     let found = this.0.images.resolve(&reference).map_err(|e| e.to_string());

@@ -181,7 +181,7 @@ impl Provisioner {
             _ => None,
         };
         let image: Option<Tag> =
-            digest.and_then(|d| self.0.images.get(d).ok().flatten()).map(|i| i.manifest.tag);
+            digest.and_then(|d| self.0.images.get(d).ok().flatten()).map(|i| i.manifest.tag.clone());
         Pinned { target, image, digest }
     }
 

@@ -15,6 +15,7 @@ impl Provisioner {
         let (machine, seen, mut answer) = self.asked(&state, key)?;
         let mac = machine.mac;
         let configured = state.configure(&mut answer, &machine, None);
+        let why = answer.why();
         let nbp = match answer.nbp {
             NbpAnswer::AddressOnly => None,
             NbpAnswer::Tftp { file } => Some(file),
@@ -29,7 +30,7 @@ impl Provisioner {
             target: answer.target,
             rule: answer.rule,
             image,
-            why: answer.why,
+            why,
             instead_of: answer.instead_of,
             refused: answer.refused,
             firmware: machine.firmware,

@@ -182,12 +182,12 @@ impl Provisioner {
                 }
             }
             // The boot program's screen says what is wrong.
-            _ if agent => Order::Restart { why: format!("it {}", answer.why) },
+            _ if agent => Order::Restart { why: format!("it {}", answer.why()) },
             (None, Some(reason), _) => Order::Wait { why: reason.clone() },
             (None, None, BootTarget::Discover) => {
                 Order::Wait { why: "no image is assigned to it yet".to_owned() }
             }
-            (None, None, _) => Order::Restart { why: format!("it {}", answer.why) },
+            (None, None, _) => Order::Restart { why: format!("it {}", answer.why()) },
         };
         let before = machine.clone();
         heard_of(&mut machine, now);

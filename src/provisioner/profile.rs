@@ -110,7 +110,7 @@ impl Provisioner {
         let state = self.state();
         let (machine, _, answer) = self.asked(&state, key)?;
         let Some(image) = &answer.image else {
-            let why = answer.refused.unwrap_or(answer.why);
+            let why = answer.refused.clone().unwrap_or_else(|| answer.why());
             let name = machine.name();
             return Err(CommandError::Conflict(format!(
                 "{name} boots no image, and so has no configuration: {why}"
@@ -151,7 +151,7 @@ impl Provisioner {
             };
             picked.filter_map(image_of).take(TRIED).collect()
         };
-        let mut images: HashMap<Digest, Option<Image>> = HashMap::new();
+        let mut images: HashMap<Digest, Option<Arc<Image>>> = HashMap::new();
         for (machine, digest) in machines {
             let image = images.entry(digest).or_insert_with(|| self.0.images.get(digest).ok().flatten());
             let Some(image) = image else { continue };

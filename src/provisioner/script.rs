@@ -88,7 +88,7 @@ impl Provisioner {
         let mut answer = self.checked(state, client, &server);
         let primary = state.machines.primary(client.mac);
         let latest = state.attempts.latest(primary).map(|t| &t.attempt);
-        let same = latest.filter(|a| belongs(a, answer.image.as_ref())).map(|a| a.id);
+        let same = latest.filter(|a| belongs(a, answer.image.as_deref())).map(|a| a.id);
         if let (None, Some(old)) = (same, latest.map(|a| a.id)) {
             // A boot that ends here may be the one with which its image failed too often.
             state.update(old, &mut fx, |t| attempts::supersede(&mut t.attempt));

@@ -117,7 +117,9 @@ impl State {
         // One `stat` for an image that was asked for before: fit to be done under the lock.
         let find = |digest| images.get(digest).map_err(|e| e.to_string());
         let waiting = || match &self.discover_image {
-            Some(reference) => images.resolve(reference).map(Some).map_err(|e| e.to_string()),
+            Some(reference) => {
+                images.resolve(reference).map(|image| Some(Arc::new(image))).map_err(|e| e.to_string())
+            }
             None => Ok(None),
         };
         boot_answer(client, self.machines.get(client.mac), self.policy(), server, &find, vouch, &waiting)

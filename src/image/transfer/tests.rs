@@ -60,7 +60,7 @@ fn image(store: &ImageStore, version: &str, root: &[u8]) -> Image {
         provenance: Default::default(),
     };
     let done = store.publish(sealed, &manifest, false).unwrap();
-    store.get(done.digest).unwrap().unwrap()
+    Image::clone(&store.get(done.digest).unwrap().unwrap())
 }
 
 fn packed(store: &ImageStore, image: &Image, since: Option<&Image>) -> Packed {

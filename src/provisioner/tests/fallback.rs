@@ -16,7 +16,7 @@ async fn boots(w: &World) -> String {
 async fn loads(w: &World, image: Digest) {
     let attempt = w.last();
     assert_eq!(attempt.image, Some(image));
-    let manifest = w.prov.images().get(image).unwrap().unwrap().manifest;
+    let manifest = w.prov.images().get(image).unwrap().unwrap().manifest.clone();
     for blob in [manifest.kernel, manifest.initramfs[0]] {
         w.prov.blob_fetched(attempt.id, blob.digest, true).await;
     }

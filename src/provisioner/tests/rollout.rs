@@ -27,7 +27,7 @@ pub(super) async fn boot(w: &World, n: u32, healthy: bool) -> Digest {
     let token = token_of(&w.script(n, addr).await.unwrap());
     let attempt = w.last();
     let image = attempt.image.unwrap();
-    let manifest = w.prov.images().get(image).unwrap().unwrap().manifest;
+    let manifest = w.prov.images().get(image).unwrap().unwrap().manifest.clone();
     for blob in [manifest.kernel, manifest.initramfs[0]] {
         w.prov.blob_fetched(attempt.id, blob.digest, true).await;
     }

@@ -149,11 +149,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// The manifest on disk is not the bytes that its digest names.
-    pub fn get(&self, digest: Digest) -> Result<Option<Image>, StoreError> {
-        Ok(self.get_shared(digest)?.map(|image| Image::clone(&image)))
-    }
-
-    fn get_shared(&self, digest: Digest) -> Result<Option<Arc<Image>>, StoreError> {
+    pub fn get(&self, digest: Digest) -> Result<Option<Arc<Image>>, StoreError> {
         let known = lock(&self.0.manifests).get(&digest).cloned();
         // Before it is read: a change in between shows.
         let path = self.0.blobs.path(digest);
@@ -232,7 +228,7 @@ impl ImageStore {
         };
         match self.get(digest)? {
             // Not from memory alone: an image that is half removed must not be pinned.
-            Some(image) if self.is_image(&image)? => Ok(image),
+            Some(image) if self.is_image(&image)? => Ok(Image::clone(&image)),
             _ => Err(missing()?),
         }
     }
@@ -248,7 +244,7 @@ impl ImageStore {
         let mut entries: Vec<Entry> = Vec::new();
         for (digest, tags) in self.readable_index()?.0 {
             let image = match self.get(digest) {
-                Ok(Some(image)) => Ok(image),
+                Ok(Some(image)) => Ok(Image::clone(&image)),
                 Ok(None) => Err(self.missing(digest, &tags)),
                 Err(e) => Err(e),
             };
