@@ -75,7 +75,7 @@ demo-rollout: build nbp ## a rollout to a broken image stops and heals by itself
 	images/tiny/build $(STATE)
 	target/debug/pristine lab rollout --nbp-dir $(NBP) --images $(STATE)
 
-bench: release nbp ## next to Kea, dnsmasq, nginx and others on the same work, as ratios; ROWS=dhcp,http chooses (docs/benchmarks.md)
+bench: release nbp $(DEBIAN) ## next to Kea, dnsmasq, nginx and others on the same work, as ratios; ROWS=dhcp,http chooses (docs/benchmarks.md)
 	images/tiny/build $(STATE)
 	tools/setup --bench
 	ROWS='$(ROWS)' python3 -B tools/bench
