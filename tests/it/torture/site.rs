@@ -79,11 +79,12 @@ impl Site {
         status.alarms.into_iter().map(|alarm| format!("{}: {}", alarm.about, alarm.text)).collect()
     }
 
-    /// Memory of the service, in KiB.
-    pub fn resident(&self) -> u64 {
+    /// Memory of the service in KiB: `VmRSS`, what it has now; `VmHWM`, the most that it ever had.
+    pub fn memory(&self, which: &str) -> u64 {
         let pid = self.service.pid().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        let value = |line: &str| line.strip_prefix(which)?.strip_prefix(':').map(str::to_owned);
+        let line = status.lines().find_map(value).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -138,6 +139,24 @@ impl Asker {
 
     /// Broadcasts a request with these options, and waits for the reply: its DHCP bytes, and how long it took.
     pub fn ask(&mut self, options: &[&[u8]], bound: Duration) -> Option<(Vec<u8>, Duration)> {
+        let sent = self.send(options);
+        let reply = self.wire.recv_within(bound, |frame| is_reply(frame, self.xid))?;
+        Some((frame::read_udp(&reply)?.data.to_vec(), sent.elapsed()))
+    }
+
+    /// The same, and all the replies that come within `span`: whose each is, and its DHCP bytes.
+    pub fn ask_all(&mut self, options: &[&[u8]], span: Duration) -> Vec<(Ipv4Addr, Vec<u8>)> {
+        let end = self.send(options) + span;
+        let mut replies = Vec::new();
+        let next = |frame: &[u8]| is_reply(frame, self.xid);
+        while let Some(reply) = self.wire.recv_within(end.saturating_duration_since(Instant::now()), next) {
+            let udp = frame::read_udp(&reply).unwrap();
+            replies.push((*udp.from.ip(), udp.data.to_vec()));
+        }
+        replies
+    }
+
+    fn send(&mut self, options: &[&[u8]]) -> Instant {
         self.xid += 1;
         let mut data = vec![1, 1, 6, 0];
         data.extend(self.xid.to_be_bytes());
@@ -151,8 +170,7 @@ impl Asker {
         let sent = Instant::now();
         let (from, to) = (at([0; 4], 68), at([255; 4], 67));
         self.wire.send(&frame::udp_frame(self.wire.mac, Mac([0xff; 6]), from, to, &data).unwrap());
-        let reply = self.wire.recv_within(bound, |frame| is_reply(frame, self.xid))?;
-        Some((frame::read_udp(&reply)?.data.to_vec(), sent.elapsed()))
+        sent
     }
 
     /// DISCOVER, then the offered address.
