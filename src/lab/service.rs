@@ -164,9 +164,6 @@ dir = "{nbps}"
 [api]
 listen = "{API}"
 
-[http]
-port = 8080
-
 [[interface]]
 name = "eth0"
 mode = "{mode}"

@@ -25,7 +25,7 @@ use std::{
 };
 
 /// Status and body of a request, by curl.
-fn curl(host: &Host, args: &[&str]) -> (u16, String) {
+pub fn curl(host: &Host, args: &[&str]) -> (u16, String) {
     let mut command = host.command("curl");
     command.args(["-sS", "--max-time", "30", "-w", "\n%{http_code}"]).args(args);
     let out = output_within(command, BOUND).unwrap();
@@ -39,7 +39,7 @@ fn script(host: &Host, mac: Mac, more: &str) -> String {
 }
 
 /// The token of the boot that a script begins.
-fn token(script: &str) -> Option<String> {
+pub fn token(script: &str) -> Option<String> {
     let rest = script.split("pristine.token=").nth(1)?;
     Some(rest.split_whitespace().next()?.to_owned())
 }
