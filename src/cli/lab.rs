@@ -102,7 +102,7 @@ pub struct Fleet {
     /// Seconds over which they power on
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     storm: u32,
-    /// Fetch roots whole, not only their end
+    /// Fetch roots and their trees whole, not only their end, and hash them
     #[arg(long)]
     whole_roots: bool,
     /// Image that all begin with
@@ -120,7 +120,7 @@ pub struct Fleet {
     /// Seconds that a machine of the rollout has to become healthy
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     deadline: u32,
-    /// Times that the service is killed and started again during the rollout
+    /// Times that the service is killed and started again, spread over the rollout, or over the storm where there is none
     #[arg(long, default_value_t = 0)]
     kills: u32,
     /// Seconds after which it is given up

@@ -83,7 +83,7 @@ pub struct Options {
     pub speed: f64,
     /// Time over which machines power on.
     pub storm: Duration,
-    /// Fetch roots whole.
+    /// Fetch roots and their trees whole, and hash them.
     pub whole_roots: bool,
     /// Image that all begin with.
     pub from: Tag,
@@ -93,7 +93,8 @@ pub struct Options {
     pub in_flight: (u32, u32),
     /// Deadline of a machine's boot in a rollout.
     pub deadline: Duration,
-    /// Times that the service is killed and started again in the middle.
+    /// Times that the service is killed and started again in the middle: of the rollout, or of the storm
+    /// where there is none.
     pub kills: u32,
     /// Longest time for the whole.
     pub bound: Duration,
@@ -106,7 +107,7 @@ pub struct Options {
 pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     crate::sys::limits::raise_file_limit();
     copy_images(&options.images, &options.settings.state)?;
-    let site = Site::up(options)?;
+    let mut site = Site::up(options)?;
     let machines = options.machines;
     timeline.say(&format!("{machines} machines in {} racks; seed {}.", options.racks, options.seed));
     let fleet: Vec<Mac> = (0..machines).map(mac_of).collect();
@@ -121,13 +122,15 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     let bound = Bound::from_now(options.bound);
     let began = Instant::now();
     crew.power_on_over(options.storm, &dice);
+    let mut kills = Kills::new(if options.to.is_none() { options.kills } else { 0 }, machines, timeline);
     while crew.running() > 0 || crew.settled() < fleet.len() {
         bound.step(|| "all machines to be up".to_owned())?;
+        kills.where_due(crew.settled(), &mut site)?;
     }
     tally.storm(began.elapsed(), &crew.take());
+    tally.killed(kills.made, kills.last.elapsed());
     timeline.say(&tally.to_string());
     if let Some(to) = &options.to {
-        let mut site = site;
         site.roll(options, to, &crew, timeline, bound, &mut tally)?;
         tally.rollout_boots(&crew.take());
         let machines = site.machines()?;
@@ -154,6 +157,39 @@ fn phases(machines: &[Machine]) -> String {
         None => format!("{count} {phase}"),
     });
     shown.collect::<Vec<_>>().join("; ")
+}
+
+/// The service is killed and started again so often, spread over what machines do: the n-th time where n of all
+/// parts of them are through.
+struct Kills<'a> {
+    wanted: u32,
+    machines: u32,
+    made: u32,
+    /// When it was started last.
+    last: Instant,
+    timeline: &'a Timeline,
+}
+
+impl Kills<'_> {
+    fn new(wanted: u32, machines: u32, timeline: &Timeline) -> Kills<'_> {
+        Kills { wanted, machines, made: 0, last: Instant::now(), timeline }
+    }
+
+    /// One kill where it is due with so many machines through; true where it was.
+    fn where_due(&mut self, through: usize, site: &mut Site) -> Result<bool, LabError> {
+        let due = through as u64 * (u64::from(self.wanted) + 1) / u64::from(self.machines.max(1));
+        let is_due = u64::from(self.made) < due.min(self.wanted.into());
+        if is_due {
+            site.service.kill();
+            site.service.run(&site.server)?;
+            (self.made, self.last) = (self.made + 1, Instant::now());
+            self.timeline.say(&format!(
+                "The service was killed and started again ({} of {}).",
+                self.made, self.wanted
+            ));
+        }
+        Ok(is_due)
+    }
 }
 
 /// How long the whole may take.
@@ -335,7 +371,7 @@ impl Site {
         timeline.say(&format!("A rollout to {to}: 1, 10%, rest; {in_all} in flight, {per_rack} of a rack."));
         let began = Instant::now();
         let mut cycled: BTreeMap<Mac, (Phase, i64)> = BTreeMap::new();
-        let mut kills = 0;
+        let mut kills = Kills::new(options.kills, options.machines, timeline);
         loop {
             let machines = self.machines()?;
             bound.step(|| {
@@ -354,24 +390,15 @@ impl Site {
                 }
             }
             let over = machines.iter().filter_map(|m| m.part.as_ref()).filter(|p| p.phase.is_over()).count();
-            // Spread over the rollout: the n-th when n of all parts of it are done.
-            let due =
-                (over as u64 * (u64::from(options.kills) + 1) / u64::from(options.machines.max(1))) as u32;
-            if kills < options.kills.min(due) {
-                kills += 1;
-                self.service.kill();
-                self.service.run(&self.server)?;
-                timeline.say(&format!(
-                    "The service was killed and started again ({kills} of {}).",
-                    options.kills
-                ));
+            if kills.where_due(over, self)? {
                 continue;
             }
             let view: RolloutView = self.ask(|client| client.rollout(ROLLOUT))?;
             match view.rollout.state {
                 RolloutState::Running => {}
                 RolloutState::Done if crew.running() == 0 => {
-                    tally.rollout(began.elapsed(), kills);
+                    tally.rollout(began.elapsed());
+                    tally.killed(kills.made, kills.last.elapsed());
                     return Ok(());
                 }
                 RolloutState::Done => {}

@@ -1,5 +1,7 @@
 //! HTTP as the fleet's machines speak it: one request a connection, from the machine's own address.
 
+use crate::model::Digest;
+use sha2::{Digest as _, Sha256};
 use std::{
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
@@ -15,7 +17,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Without a byte.
 const SILENCE: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 16 << 10;
-/// Most of a body that is kept; the rest is read and counted.
+/// Most of a body that is kept; the rest is read, counted and hashed.
 const MAX_KEPT: usize = 256 << 10;
 
 /// A whole answer.
@@ -29,6 +31,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Bytes of the whole body.
     pub bytes: u64,
+    /// False where it is a whole blob, and not the one that the path names.
+    pub intact: bool,
 }
 
 /// One request.
@@ -67,11 +71,17 @@ impl Request<'_> {
         );
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(body.as_bytes()).await?;
-        read(&mut stream).await
+        read(&mut stream, self.blob()).await
+    }
+
+    /// The blob that the path names.
+    fn blob(&self) -> Option<Digest> {
+        let rest = self.path.strip_prefix("/blobs/")?;
+        rest.split(['/', '?']).next()?.parse().ok()
     }
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Answer> {
+async fn read(stream: &mut TcpStream, blob: Option<Digest>) -> io::Result<Answer> {
     let mut piece = vec![0; 64 << 10];
     let mut bytes = Vec::new();
     let end = loop {
@@ -88,13 +98,17 @@ async fn read(stream: &mut TcpStream) -> io::Result<Answer> {
     let (status, length, retry_after) =
         head(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("no HTTP answer"))?;
     let mut have = body.len() as u64;
+    let mut hash = Sha256::new_with_prefix(&body);
     while have < length {
         let n = some(stream, &mut piece).await?;
         have += n as u64;
+        let got = piece.get(..n).unwrap_or_default();
+        hash.update(got);
         let room = MAX_KEPT.saturating_sub(body.len()).min(n);
-        body.extend_from_slice(piece.get(..room).unwrap_or_default());
+        body.extend_from_slice(got.get(..room).unwrap_or_default());
     }
-    Ok(Answer { status, retry_after, body, bytes: have })
+    let intact = status != 200 || blob.is_none_or(|blob| hash.finalize()[..] == blob.0);
+    Ok(Answer { status, retry_after, body, bytes: have, intact })
 }
 
 async fn some(stream: &mut TcpStream, piece: &mut [u8]) -> io::Result<usize> {
@@ -119,4 +133,40 @@ fn head(text: &str) -> Option<(u16, u64, Option<u64>)> {
         }
     }
     Some((status, length, retry_after))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// What a machine makes of this body for a path.
+    async fn got(path: &str, body: &[u8]) -> Answer {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let SocketAddr::V4(server) = listener.local_addr().unwrap() else { panic!("not IPv4") };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+            // Until the machine has it all.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let from = Ipv4Addr::LOCALHOST;
+        let request = Request { from, server, method: "GET", path, headers: "", body: "" };
+        let (answer, ()) = tokio::join!(request.send(), serve);
+        answer.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_whole_blob_is_held_against_its_name() {
+        let body: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+        let path = format!("/blobs/{}?boot=7", Digest::of(&body));
+        let answer = got(&path, &body).await;
+        assert_eq!((answer.intact, answer.bytes), (true, 300_000));
+        let mut other = body.clone();
+        other[290_000] ^= 1;
+        assert!(!got(&path, &other).await.intact);
+        assert!(got("/boot/script", &other).await.intact, "no blob");
+    }
 }

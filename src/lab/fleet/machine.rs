@@ -46,7 +46,7 @@ pub struct World {
     pub good: Option<Digest>,
     /// How much faster than real its delays pass.
     pub speed: f64,
-    /// Fetch roots whole, not only their end.
+    /// Fetch roots and their trees whole, not only their end, and hash them.
     pub whole_roots: bool,
 }
 
@@ -76,6 +76,8 @@ pub enum Step {
     Kernel,
     /// Fetch manifest, tree or root.
     Root,
+    /// Find that a blob is the one that it asked for.
+    Hash,
     /// Report.
     Report,
 }
@@ -126,7 +128,7 @@ impl Boot<'_> {
         let image = script.word("pristine.image=").ok_or(Step::Script)?;
         let image: Digest = image.trim_start_matches("sha256:").parse().map_err(|_| Step::Script)?;
         for path in std::iter::once(kernel).chain(script.urls("initrd ")) {
-            self.get(path, Some(TAIL), None).await.ok_or(Step::Kernel)?;
+            self.get(path, Some(TAIL), None, Step::Kernel).await?;
         }
         self.pause("kernel", KERNEL).await;
 
@@ -135,15 +137,15 @@ impl Boot<'_> {
         self.report(token, Stage::Init).await?;
         self.report(token, Stage::Network).await?;
         let query = format!("?boot={attempt}");
-        let bytes = self.get(&format!("/blobs/{image}{query}"), None, None).await.ok_or(Step::Root)?.body;
+        let bytes = self.get(&format!("/blobs/{image}{query}"), None, None, Step::Root).await?.body;
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|_| Step::Root)?;
         let root = manifest.rootfs.ok_or(Step::Root)?;
+        let tail = |size: u64| (!self.world.whole_roots).then_some(TAIL.min(size));
         let path = format!("/blobs/{}{query}", root.verity.tree.digest);
-        self.get(&path, Some(TAIL.min(root.verity.tree.size)), None).await.ok_or(Step::Root)?;
+        self.get(&path, tail(root.verity.tree.size), None, Step::Root).await?;
         let asked = Instant::now();
-        let tail = (!self.world.whole_roots).then_some(TAIL.min(root.blob.size));
         let path = format!("/blobs/{}{query}", root.blob.digest);
-        self.get(&path, tail, Some(5)).await.ok_or(Step::Root)?;
+        self.get(&path, tail(root.blob.size), Some(5), Step::Root).await?;
         self.root = asked.elapsed();
         self.report(token, Stage::Rootfs).await?;
         if fails == Some(End::Failed) {
@@ -217,7 +219,7 @@ impl Boot<'_> {
         let mac = self.mac;
         let path =
             format!("/boot/script?mac={mac}&platform=efi&buildarch=x86_64&manufacturer=Fleet&product=F1");
-        let answer = self.get(&path, None, None).await.ok_or(Step::Script)?;
+        let answer = self.get(&path, None, None, Step::Script).await?;
         Ok(Script(String::from_utf8_lossy(&answer.body).into_owned()))
     }
 
@@ -244,7 +246,13 @@ impl Boot<'_> {
     }
 
     /// A whole answer, or the end of one; waits for its turn for so many seconds at a time.
-    async fn get(&self, path: &str, tail: Option<u64>, wait: Option<u32>) -> Option<Answer> {
+    async fn get(
+        &self,
+        path: &str,
+        tail: Option<u64>,
+        wait: Option<u32>,
+        step: Step,
+    ) -> Result<Answer, Step> {
         let mut headers = String::new();
         if let Some(tail) = tail {
             headers.push_str(&format!("Range: bytes=-{tail}\r\n"));
@@ -254,8 +262,10 @@ impl Boot<'_> {
         }
         let answer = self
             .ask(|server, from| Request { from, server, method: "GET", path, headers: &headers, body: "" })
-            .await?;
-        matches!(answer.status, 200 | 206).then_some(answer)
+            .await
+            .filter(|answer| matches!(answer.status, 200 | 206))
+            .ok_or(step)?;
+        if answer.intact { Ok(answer) } else { Err(Step::Hash) }
     }
 
     /// Asks until there is an answer that is no trouble of the server's. Waits as the server says.

@@ -1,7 +1,7 @@
 //! What happened to a fleet, in figures, and whether limits were kept.
 
 use super::{
-    machine::{End, Outcome as Boot},
+    machine::{End, Outcome as Boot, Step},
     record::Most,
 };
 use crate::{
@@ -18,6 +18,7 @@ pub struct Tally {
     rollout: Option<Boots>,
     rollout_took: Duration,
     kills: u32,
+    after_kill: Duration,
     looks: u64,
     most: (u32, u32),
     recorded: Most,
@@ -67,8 +68,13 @@ impl Tally {
         self.storm = Some(Boots::of(wall, boots));
     }
 
-    pub(super) fn rollout(&mut self, wall: Duration, kills: u32) {
-        (self.rollout_took, self.kills) = (wall, kills);
+    pub(super) fn rollout(&mut self, wall: Duration) {
+        self.rollout_took = wall;
+    }
+
+    /// The service was killed so often; all was over so long after the last time that it was started again.
+    pub(super) fn killed(&mut self, kills: u32, after: Duration) {
+        (self.kills, self.after_kill) = (kills, after);
     }
 
     pub(super) fn rollout_boots(&mut self, boots: &[Boot]) {
@@ -99,6 +105,17 @@ impl Tally {
     /// Times that the service was killed and started again.
     pub fn kills(&self) -> u32 {
         self.kills
+    }
+
+    /// From the last start after a kill until all was over.
+    pub fn after_kill(&self) -> Duration {
+        self.after_kill
+    }
+
+    /// Boots that ended with a blob whose hash was wrong.
+    pub fn wrong_hashes(&self) -> u32 {
+        let all = [&self.storm, &self.rollout].into_iter().flatten();
+        all.filter_map(|boots| boots.ends.get(&End::Unanswered(Step::Hash))).sum()
     }
 
     /// Machines that got healthy in the storm.
@@ -185,7 +202,16 @@ impl fmt::Display for Tally {
                     outcome.digest.get(..16).unwrap_or_default()
                 )
             }
-            (Some(storm), None) => write!(f, "Storm: {storm}"),
+            (Some(storm), None) => {
+                write!(f, "Storm: {storm}")?;
+                match self.kills {
+                    0 => Ok(()),
+                    kills => {
+                        let after = self.after_kill.as_secs_f32();
+                        write!(f, "\n  {kills} kills of the service; all were up {after:.1} s after the last")
+                    }
+                }
+            }
             (None, None) => f.write_str("nothing yet"),
         }
     }

@@ -193,38 +193,36 @@ fn a_clock_that_is_set_gives_no_live_lease_away_and_ends_tokens() {
     row.end();
 }
 
-fn fleet(folder: &Folder, machines: u32, loss: f64, to: Option<&str>, kills: u32) -> Options {
-    Options {
-        settings: settings(folder, Mode::Full),
+#[test]
+fn boots_finish_over_a_restart_in_their_middle() {
+    let mut row = Row::new("restart in the middle of 200 boots");
+    let folder = Folder::temporary("torture-fleet").unwrap();
+    let (machines, kills) = (200, times(1, 3));
+    let options = Options {
+        settings: settings(&folder, Mode::Full),
         images: images(),
         machines,
         racks: 4,
         seed: 11,
         failures: 0.0,
-        loss,
+        loss: 0.0,
         speed: 200.0,
         storm: Duration::from_secs(1),
+        // Each is hashed.
         whole_roots: true,
         from: "tiny:1".parse().unwrap(),
-        to: to.map(|to| to.parse().unwrap()),
-        // So that a rollout is in its middle for more than a look.
-        in_flight: (machines / 4, machines / 4),
+        to: None,
+        in_flight: (0, 0),
         deadline: Duration::from_secs(60),
         kills,
-        bound: times(Duration::from_secs(240), Duration::from_secs(120)),
-    }
-}
-
-#[test]
-fn boots_finish_over_a_restart_in_their_middle() {
-    let mut row = Row::new("restart in the middle of 200 boots");
-    let folder = Folder::temporary("torture-fleet").unwrap();
-    let machines = times(40, 200);
-    let tally =
-        run(&fleet(&folder, machines, 0.0, Some("tiny:2"), times(1, 3)), &Timeline::default()).unwrap();
-    let done = tally.outcome.as_ref().unwrap().phases.get(&pristine::model::Phase::Done).copied();
-    row.holds(done == Some(machines), || format!("{tally}"));
-    row.holds(tally.kills() == times(1, 3), || format!("it was not killed: {tally}"));
+        bound: Duration::from_secs(240),
+    };
+    let tally = run(&options, &Timeline::default()).unwrap();
+    eprintln!("{tally}");
+    row.holds(tally.up() == machines, || format!("not all are up: {tally}"));
+    row.holds(tally.wrong_hashes() == 0, || format!("wrong hashes: {tally}"));
+    row.holds(tally.kills() == kills, || format!("it was not killed: {tally}"));
+    row.holds(tally.after_kill() < Duration::from_secs(60), || format!("too late: {tally}"));
     row.made(machines as usize);
     row.end();
 }
