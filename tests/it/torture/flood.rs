@@ -97,15 +97,15 @@ fn offers_end(row: &mut Row) {
         // Two in a row, and in between the service is quick to answer one whom it knows.
         until("the pool is full", || {
             let silent = |answer: Option<_>| answer.is_none().then_some(());
-            silent(newcomer(Duration::from_millis(700)))?;
+            silent(newcomer(Duration::from_secs(2)))?;
             known.discover(Duration::from_millis(700))?;
-            silent(newcomer(Duration::from_millis(700)))
+            silent(newcomer(Duration::from_secs(2)))
         });
         over.store(true, Relaxed);
         flooding.join().unwrap()
     });
     let ended = Instant::now();
-    until("an offer after the flood", || newcomer(Duration::from_millis(500)));
+    until("an offer after the flood", || newcomer(Duration::from_secs(3)));
     let took = ended.elapsed();
     eprintln!("offers of {hold} s: the pool of 200 was full after {sent} DISCOVERs, and free after {took:?}");
     row.made(sent);
