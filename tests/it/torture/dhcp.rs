@@ -2,8 +2,9 @@
 
 use super::{
     Row,
+    http::fetch,
     junk::Junk,
-    site::{Asker, BOUND, SERVER, Site, option, yiaddr},
+    site::{Asker, BOUND, SERVER, Site, made_up, nbps, option, yiaddr},
     times,
 };
 use crate::dhcpd::harness::{Dnsmasq, Wire, discover, until};
@@ -14,13 +15,9 @@ use pristine::{
     sys::ETH_IPV4,
 };
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     time::{Duration, Instant},
 };
-
-/// Six addresses.
-const SMALL: &str = "[[subnet]]\nnetwork = \"198.18.0.0/16\"\npools = [\"198.18.7.1-198.18.7.6\"]\n\
-                     [bounds]\nknown_reserve_percent = 0\n";
 
 /// Whoever sends what it should not.
 const BAD: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 66);
@@ -29,28 +26,48 @@ const BAD: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 66);
 fn an_address_that_somebody_has_is_not_offered_and_a_declined_one_rests() {
     let mut row = Row::new("a squatter on an address");
     let mut declined = Row::new("DECLINE");
-    let site = Site::up(SMALL);
+    let clients = times(4, 40);
+    // As many addresses as the squatter and the clients use up: each is looked at.
+    let mut site = Site::up(&format!(
+        "[[subnet]]\nnetwork = \"198.18.0.0/16\"\npools = [\"198.18.7.1-198.18.7.{}\"]\n\
+         [bounds]\nknown_reserve_percent = 0\n",
+        clients + 2
+    ));
     let squatter = site.net.host("squatter", "198.18.7.1/16").unwrap();
     squatter.address("eth0", "198.18.7.2/16").unwrap();
     let squatted = [Ipv4Addr::new(198, 18, 7, 1), Ipv4Addr::new(198, 18, 7, 2)];
+    let host = site.net.client().unwrap();
     let mut gone: Vec<Ipv4Addr> = Vec::new();
-    for n in 0..4 {
-        let mut asker = Asker::on(&site.net.client().unwrap());
-        let got = until("an address", || asker.lease(Duration::from_secs(5)));
-        row.holds(!squatted.contains(&got), || format!("{got} is squatted"));
+    let bound = Duration::from_secs(5);
+    let rests = |site: &Site, addr: Ipv4Addr| {
+        let leases = site.api(Client::leases).unwrap();
+        leases.iter().any(|l| l.addr == addr && l.state == LeaseState::Declined)
+    };
+    for n in 1..=clients {
+        let mut asker = Asker::named(&host, made_up(n));
+        let got = until("an address", || {
+            let (offered, _) = asker.discover(bound)?;
+            row.holds(!squatted.contains(&offered), || format!("{offered} is squatted"));
+            declined.holds(!gone.contains(&offered), || format!("{offered} was declined"));
+            asker.request(offered, bound)
+        });
         row.made(1);
-        declined.holds(!gone.contains(&got), || format!("{got} was declined"));
-        if n < 3 {
+        if n < clients {
             let (addr, server) = (option(50, &got.octets()), option(54, &SERVER.octets()));
             asker.ask(&[&[53, 1, 4], &addr, &server], Duration::ZERO);
-            let is_declined = |l: &pristine::model::Lease| l.addr == got && l.state == LeaseState::Declined;
-            until("the declined address rests", || {
-                site.api(Client::leases).unwrap().iter().any(is_declined).then_some(())
-            });
+            until("the declined address rests", || rests(&site, got).then_some(()));
             gone.push(got);
             declined.made(1);
         }
     }
+    site.service.kill();
+    site.service.run(&site.server).unwrap();
+    for addr in &gone {
+        declined.holds(rests(&site, *addr), || format!("{addr} rests no more after a kill"));
+    }
+    // Nothing is left to be given.
+    let given = Asker::named(&host, made_up(0)).discover(Duration::from_secs(2));
+    declined.holds(given.is_none(), || format!("{given:?} was offered"));
     row.end();
     declined.end();
 }
@@ -193,6 +210,8 @@ fn a_link_that_goes_or_changes_is_served_again_at_once() {
     let site = Site::up("");
     let pid = site.service.pid();
     let mut asker = Asker::on(&site.net.client().unwrap());
+    let looker = site.net.host("looker", "198.18.0.9/16").unwrap();
+    let file = std::fs::read(nbps().join("snponly.efi")).unwrap();
     let bound = times(Duration::from_secs(15), Duration::from_secs(2));
     for _ in 0..times(1, 20) {
         for fault in ["down", "readdressed", "removed"] {
@@ -212,8 +231,22 @@ fn a_link_that_goes_or_changes_is_served_again_at_once() {
                 }
             }
             let began = Instant::now();
-            until("an answer after", || asker.discover(Duration::from_millis(100)));
+            // A machine that powers on knows nobody's MAC.
+            looker.run(&["ip", "neigh", "flush", "dev", "eth0"]).unwrap();
+            let addr = if fault == "readdressed" { Ipv4Addr::new(198, 18, 0, 2) } else { SERVER };
+            // One that is on its way yet names the address of before.
+            let named = option(54, &addr.octets());
+            until("an OFFER after", || {
+                let (offer, _) = asker.ask(&[&[53, 1, 1]], Duration::from_millis(100))?;
+                offer.windows(6).any(|w| w == named).then_some(())
+            });
+            let by_dhcp = began.elapsed();
+            until("HTTP after", || fetch(&looker, SocketAddrV4::new(addr, 8080), "/healthz"));
+            let by_http = began.elapsed();
+            let got = until("TFTP after", || super::tftp::read_from(&looker, addr, 1));
             let took = began.elapsed();
+            eprintln!("{fault}: DHCP {by_dhcp:?}, HTTP {by_http:?}, TFTP {took:?}");
+            row.holds(got.0 == file, || format!("{fault}: a TFTP read"));
             row.holds(took < bound, || format!("{fault}: served after {took:?}"));
             row.made(1);
         }

@@ -139,14 +139,14 @@ impl Asker {
 
     /// Broadcasts a request with these options, and waits for the reply: its DHCP bytes, and how long it took.
     pub fn ask(&mut self, options: &[&[u8]], bound: Duration) -> Option<(Vec<u8>, Duration)> {
-        let sent = self.send(options);
+        let sent = self.send(Ipv4Addr::UNSPECIFIED, options);
         let reply = self.wire.recv_within(bound, |frame| is_reply(frame, self.xid))?;
         Some((frame::read_udp(&reply)?.data.to_vec(), sent.elapsed()))
     }
 
     /// The same, and all the replies that come within `span`: whose each is, and its DHCP bytes.
     pub fn ask_all(&mut self, options: &[&[u8]], span: Duration) -> Vec<(Ipv4Addr, Vec<u8>)> {
-        let end = self.send(options) + span;
+        let end = self.send(Ipv4Addr::UNSPECIFIED, options) + span;
         let mut replies = Vec::new();
         let next = |frame: &[u8]| is_reply(frame, self.xid);
         while let Some(reply) = self.wire.recv_within(end.saturating_duration_since(Instant::now()), next) {
@@ -156,12 +156,19 @@ impl Asker {
         replies
     }
 
-    fn send(&mut self, options: &[&[u8]]) -> Instant {
+    /// Gives an address back.
+    pub fn release(&mut self, addr: Ipv4Addr) {
+        self.send(addr, &[&[53, 1, 7], &option(54, &SERVER.octets())]);
+    }
+
+    fn send(&mut self, ciaddr: Ipv4Addr, options: &[&[u8]]) -> Instant {
         self.xid += 1;
         let mut data = vec![1, 1, 6, 0];
         data.extend(self.xid.to_be_bytes());
         data.extend([0, 0, if self.mac == self.wire.mac { 0 } else { 0x80 }]);
-        data.extend([0; 17]);
+        data.push(0);
+        data.extend(ciaddr.octets());
+        data.resize(28, 0);
         data.extend(self.mac.0);
         data.resize(236, 0);
         data.extend([99, 130, 83, 99]);
@@ -182,6 +189,11 @@ impl Asker {
     /// DISCOVER and REQUEST: the acknowledged address.
     pub fn lease(&mut self, bound: Duration) -> Option<Ipv4Addr> {
         let (addr, _) = self.discover(bound)?;
+        self.request(addr, bound)
+    }
+
+    /// REQUEST of an offered address: the acknowledged one.
+    pub fn request(&mut self, addr: Ipv4Addr, bound: Duration) -> Option<Ipv4Addr> {
         let (wish, server) = (option(50, &addr.octets()), option(54, &SERVER.octets()));
         let (reply, _) = self.ask(&[&[53, 1, 3], &wish, &server], bound)?;
         reply.windows(3).any(|w| w == [53, 1, 5]).then(|| yiaddr(&reply))
