@@ -3,6 +3,9 @@
 //! libFuzzer calls them (`fuzz_targets/`), and so does a normal test with the inputs of `corpus/`
 //! (`tests/it/fuzz.rs`).
 
+mod commands;
+
+pub use commands::{commands, is_plain};
 use dhcproto::{Decodable as _, Decoder, v4};
 use pristine::{
     dhcp::{self, Action, Bounds, Leases, Link, Mode, Port, Probed, Reply, Site, Subnet},
@@ -303,20 +306,7 @@ pub fn template(data: &[u8]) {
 
 fn same_commands(one: &str, other: &str) {
     assert!(one.bytes().all(is_plain), "{one:?}");
-    let commands = |script: &str| -> Vec<Vec<String>> {
-        let operator = |w: &&str| matches!(*w, "&&" | "||" | ";") || w.contains("${") || w.starts_with('#');
-        let of_line = |line: &str| {
-            let mut words = line.split(' ');
-            let command = words.next().unwrap_or_default();
-            std::iter::once(command).chain(words.filter(operator)).map(str::to_owned).collect()
-        };
-        script.split('\n').map(of_line).collect()
-    };
     assert_eq!(commands(one), commands(other), "{one}");
-}
-
-fn is_plain(byte: u8) -> bool {
-    byte == b'\n' || (b' '..=b'~').contains(&byte)
 }
 
 fn input<'a>(machine: &'a Machine, target: ScriptTarget<'a>, args: &'a [String]) -> ScriptInput<'a> {

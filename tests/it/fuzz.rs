@@ -2,7 +2,7 @@
 //! a promise.
 
 #[path = "../../fuzz/targets.rs"]
-mod targets;
+pub mod targets;
 
 use std::{fs, path::Path};
 

@@ -1,0 +1,20 @@
+//! What iPXE would do by a script, for those who hold two scripts against each other.
+
+/// A script with everything that came from outside blanked: by line the command, and each word that iPXE would
+/// take for an operator, a variable, a comment or the end of the line.
+pub fn commands(script: &str) -> Vec<Vec<String>> {
+    let operator = |w: &&str| {
+        matches!(*w, "&&" | "||" | ";") || w.contains("${") || w.starts_with('#') || w.contains('\r')
+    };
+    let of_line = |line: &str| {
+        let mut words = line.split(' ');
+        let command = words.next().unwrap_or_default();
+        std::iter::once(command).chain(words.filter(operator)).map(str::to_owned).collect()
+    };
+    script.split('\n').map(of_line).collect()
+}
+
+/// Whether a console shows it as it is: the end of a line, or a printable character of ASCII.
+pub fn is_plain(byte: u8) -> bool {
+    byte == b'\n' || (b' '..=b'~').contains(&byte)
+}
