@@ -2,19 +2,27 @@
 
 use super::{
     Row,
+    http::fetch,
     junk::Junk,
+    line::Line,
     site::{Asker, BOUND, HTTP, Site, images, made_up, nbps, option},
     times,
 };
-use crate::{boots::settings, dhcpd::harness::until};
+use crate::{
+    boots::settings,
+    dhcpd::harness::until,
+    fuzz::targets::{commands, is_plain},
+};
 use pristine::{
+    client::Client,
     lab::{
         Folder, Host, Mode, copy_images,
         fleet::{Options, run},
         output_within,
         show::Timeline,
     },
-    model::{Mac, Secret},
+    model::{Digest, LeaseState, Mac, Manifest, Secret},
+    provisioner::MachinePatch,
 };
 use std::{
     fs,
@@ -89,14 +97,40 @@ fn a_mac_alone_yields_no_secret_and_a_token_counts_once() {
     row.end();
 }
 
-/// First words of the lines: what iPXE would do.
-fn commands(script: &str) -> Vec<String> {
-    script.lines().map(|l| l.split(' ').next().unwrap_or_default().to_owned()).collect()
+/// Nothing tells it from the machine: but it can't have what the machine has without being noticed.
+#[test]
+fn a_clone_that_was_first_is_an_alarm_at_the_machines_own_request() {
+    let mut row = Row::new("another machine's MAC and address, with the token of its boot");
+    let site = Site::with_image("");
+    site.api(|client| {
+        client.set_secret("db", &Secret::new(b"hunter2".to_vec())).unwrap();
+        let document = "[[file]]\npath = \"/etc/db\"\nmode = \"0600\"\nsecret = \"db\"\n";
+        client.set_profile("db", "hostname=db*", document).unwrap();
+    });
+    let nonce = |c: char| format!("{{\"nonce\":\"{}\"}}", c.to_string().repeat(32));
+    for n in 0..times(1, 20) {
+        let (machine, mac) = booter(&site);
+        site.register(mac, &format!("db{n}"));
+        let cidr = machine.addresses("eth0").unwrap().remove(0);
+        let its = token(&script(&machine, mac, "")).expect("a token");
+        let clone = site.net.client_with_mac(mac).unwrap();
+        clone.address("eth0", &cidr).unwrap();
+        let (code, _) = tell(&clone, "/boot/config", &its, &nonce('a'));
+        assert_eq!(code, 200, "nobody can tell");
+        let before = site.alarms();
+        row.holds(!before.iter().any(|a| a.contains(&mac.to_string())), || format!("too early: {before:?}"));
+        let (code, body) = tell(&machine, "/boot/config", &its, &nonce('b'));
+        row.holds(code == 409 && !body.contains("hunter2"), || format!("the machine: {code} {body}"));
+        let alarms = site.alarms();
+        row.holds(alarms.iter().any(|a| a.contains(&mac.to_string())), || format!("no alarm: {alarms:?}"));
+        row.made(1);
+    }
+    row.end();
 }
 
 #[test]
 fn hostile_words_of_machines_become_no_commands() {
-    let mut row = Row::new("hostile serials, makers and hostnames in iPXE scripts and kernel command lines");
+    let mut row = Row::new("hostile names, serials, labels, arguments in iPXE and kernel command lines");
     let site = Site::with_image("[bounds]\nscripts_per_minute = 100000\n");
     let (host, mac) = booter(&site);
     let good = script(&host, mac, "&serial=abc&manufacturer=Dell");
@@ -123,15 +157,70 @@ fn hostile_words_of_machines_become_no_commands() {
         let made: String = (0..6).map(|_| words[junk.next() as usize % words.len()]).collect();
         let encoded: String = made.bytes().map(|b| format!("%{b:02x}")).collect();
         let said = script(&host, mac, &format!("&serial={encoded}&manufacturer={encoded}&product={encoded}"));
-        let plain = said.bytes().all(|b| b == b'\n' || (b' '..=b'~').contains(&b));
-        row.holds(plain && commands(&said) == commands(&good), || format!("{made:?}: {said}"));
+        row.holds(same(&said, &good), || format!("{made:?}: {said}"));
         let mut asker = Asker::on(&host);
         let (name, class) = (option(12, made.as_bytes()), option(77, made.as_bytes()));
         let answer = asker.ask(&[&[53, 1, 1], &name, &class, &option(60, b"PXEClient")], BOUND);
         row.holds(answer.is_some(), || format!("no offer to {made:?}"));
         row.made(1);
     }
+    // What an operator calls a machine, and has it started with: refused, or no more than a word.
+    let patch = |patch: MachinePatch| site.api(|c| c.set_machine(&mac.to_string(), &patch)).is_ok();
+    let labelled = |word: &str| {
+        let labels = [("word".to_owned(), Some(word.to_owned()))].into();
+        patch(MachinePatch { rack: Some(Some("r1".into())), labels, ..MachinePatch::default() })
+    };
+    let args = |arg: &str| {
+        // A JSON string is a TOML string.
+        let document = format!("kernel_args = [{}]\n", serde_json::Value::from(arg));
+        site.api(|c| c.set_profile("args", "rack = r1", &document)).is_ok()
+    };
+    let hostname =
+        |word: &str| patch(MachinePatch { hostname: Some(Some(word.to_owned())), ..MachinePatch::default() });
+    assert!(labelled("fine") && args("word=fine"));
+    let good = script(&host, mac, "");
+    assert!(token(&good).is_some() && good.contains(" word=fine "), "{good}");
+    let by_label = "word={{ label.word }}";
+    let ways: [Way<'_>; 4] = [
+        ("a host name", &hostname),
+        ("a kernel argument", &args),
+        ("a label in a kernel argument", &|word| args(by_label) && labelled(word)),
+        ("a label", &|word| args("word=fine") && labelled(word)),
+    ];
+    for (what, set) in ways {
+        let (mut taken, mut refused) = (0, 0);
+        for n in 0..times(20, 500) {
+            // Now and then one that is nothing but a word.
+            let word = match n % 10 {
+                0 => format!("word-{n}"),
+                _ => (0..=n % 3).map(|_| words[junk.next() as usize % words.len()]).collect(),
+            };
+            let said = set(&word).then(|| script(&host, mac, ""));
+            match &said {
+                Some(said) if token(said).is_some() => {
+                    taken += 1;
+                    row.holds(same(said, &good), || format!("{what} {word:?}: {said}"));
+                }
+                said => {
+                    refused += 1;
+                    let boots = said.as_ref().is_some_and(|said| said.contains("kernel "));
+                    row.holds(!boots, || format!("{what} {word:?}: {said:?}"));
+                }
+            }
+            row.made(1);
+        }
+        eprintln!("{what}: {taken} taken, {refused} refused");
+        row.holds(taken > 0, || format!("{what}: none was taken"));
+    }
     row.end();
+}
+
+/// What an operator sets, and how: false where that is refused.
+type Way<'a> = (&'a str, &'a dyn Fn(&str) -> bool);
+
+/// Whether iPXE would do the same by both, and show them on any console.
+fn same(one: &str, other: &str) -> bool {
+    one.bytes().all(is_plain) && commands(one) == commands(other)
 }
 
 /// The service with a wall clock that a file moves.
@@ -148,6 +237,9 @@ fn with_clock(folder: &Folder) -> (PathBuf, PathBuf) {
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
     (clock, wrapper)
 }
+
+/// How long a stranger waits for an address.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_clock_that_is_set_gives_no_live_lease_away_and_ends_tokens() {
@@ -180,7 +272,7 @@ fn a_clock_that_is_set_gives_no_live_lease_away_and_ends_tokens() {
                 row.holds(code == 401, || format!("{step}: a token of before got {code}"));
             }
             let mut stranger = Asker::named(&host, made_up(99));
-            let given = stranger.lease(Duration::from_millis(700));
+            let given = stranger.lease(LOOK);
             row.holds(given.is_none(), || format!("{step}, restarted {restarted}: {given:?} is somebody's"));
             for (mac, addr) in &held {
                 let again = Asker::named(&host, *mac).lease(Duration::from_secs(10));
@@ -189,6 +281,15 @@ fn a_clock_that_is_set_gives_no_live_lease_away_and_ends_tokens() {
         }
         row.made(1);
     }
+    // A stranger gets what is free, and as soon as it was looked for above.
+    let (mac, addr) = held[0];
+    Asker::named(&host, mac).release(addr);
+    until("the released address is free", || {
+        let leases = site.api(Client::leases).unwrap();
+        leases.iter().all(|l| l.addr != addr || l.state != LeaseState::Bound).then_some(())
+    });
+    let given = Asker::named(&host, made_up(99)).lease(LOOK);
+    row.holds(given == Some(addr), || format!("{addr} is free, and a stranger got {given:?}"));
     row.holds(site.is_sound(site.service.pid()), || "it panicked".into());
     row.end();
 }
@@ -239,7 +340,6 @@ fn boots_finish_over_a_line_that_loses_and_doubles_packets() {
          add rule bridge bad line numgen random mod 20 0 counter drop",
     );
     assert!(output_within(nft, BOUND).unwrap().status.success());
-    let file = fs::read(nbps().join("snponly.efi")).unwrap();
     let ports = || {
         let mut ip = site.net.command("ip");
         ip.args(["-o", "link", "show", "type", "veth"]);
@@ -258,18 +358,56 @@ fn boots_finish_over_a_line_that_loses_and_doubles_packets() {
              add rule netdev twice {port} numgen random mod 50 0 counter dup to {server}"
         ));
         assert!(output_within(nft, BOUND).unwrap().status.success());
-        let mut asker = Asker::on(&host);
-        let addr = until("an address", || asker.lease(Duration::from_secs(1)));
-        host.address("eth0", &format!("{addr}/16")).unwrap();
-        row.holds(super::tftp::read(&host, 1).is_some_and(|(got, _)| got == file), || "TFTP".into());
-        let begun = script(&host, asker.mac(), "");
-        row.holds(token(&begun).is_some(), || begun.clone());
-        let kernel = begun.split_whitespace().find(|w| w.starts_with("http") && w.contains("/blobs/"));
-        let (code, _) = curl(&host, &["-o", "/dev/null", kernel.expect("a kernel")]);
-        row.holds(code == 200, || format!("the kernel: {code}"));
-        let (code, _) = tell(&host, "/boot/report", &token(&begun).unwrap(), r#"{"stage":"init"}"#);
-        row.holds(code == 204, || format!("a report: {code}"));
+        steps(&mut row, &host);
         row.made(1);
     }
+    row.end();
+}
+
+/// What a boot asks for, one after the other; every blob is hashed.
+fn steps(row: &mut Row, host: &Host) {
+    let mut asker = Asker::on(host);
+    let addr = until("an address", || asker.lease(Duration::from_secs(1)));
+    let file = fs::read(nbps().join("snponly.efi")).unwrap();
+    host.address("eth0", &format!("{addr}/16")).unwrap();
+    row.holds(super::tftp::read(host, 1).is_some_and(|(got, _)| got == file), || "TFTP".into());
+    let begun = script(host, asker.mac(), "");
+    row.holds(token(&begun).is_some(), || begun.clone());
+    let image = begun.split("pristine.image=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let image: Digest = image.parse().unwrap();
+    let blob = |digest: Digest| {
+        let body = fetch(host, HTTP, &format!("/blobs/{digest}"));
+        body.filter(|body| Digest::of(body) == digest)
+    };
+    let manifest = blob(image).expect("the manifest");
+    let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
+    let root = manifest.rootfs.expect("a root");
+    let parts = [manifest.kernel.digest, root.verity.tree.digest, root.blob.digest];
+    for digest in parts.into_iter().chain(manifest.initramfs.iter().map(|b| b.digest)) {
+        row.holds(blob(digest).is_some(), || format!("blob {digest} of {manifest:?}"));
+    }
+    let (code, _) = tell(host, "/boot/report", &token(&begun).unwrap(), r#"{"stage":"init"}"#);
+    row.holds(code == 204, || format!("a report: {code}"));
+}
+
+/// The server at one end of the line, a machine at the other.
+#[test]
+fn boots_finish_over_a_line_that_delays_and_swaps_packets() {
+    let mut row = Row::new("reordering, delay");
+    let site = Site::with_image("");
+    let (least, most) = times((200, 2_000), (2_000, 12_000));
+    let line = Line::new(&site.net, Duration::from_micros(least), Duration::from_micros(most));
+    // The line carries frames as they are on a cable: none that a NIC would cut up.
+    site.server.run(&["ip", "link", "set", "eth0", "gso_max_segs", "1"]).unwrap();
+    for _ in 0..times(1, 5) {
+        let host = site.net.bare_host("client").unwrap();
+        host.plug("sw1", "eth0", None, None).unwrap();
+        host.run(&["ip", "link", "set", "eth0", "gso_max_segs", "1"]).unwrap();
+        steps(&mut row, &host);
+        row.made(1);
+    }
+    let carried = line.cut();
+    eprintln!("{carried:?}");
+    row.holds(carried.overtaken * 20 > carried.frames, || format!("too few were swapped: {carried:?}"));
     row.end();
 }

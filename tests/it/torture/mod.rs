@@ -12,6 +12,7 @@ mod http;
 mod imports;
 mod junk;
 mod leases;
+mod line;
 mod metadata;
 mod mounted;
 mod power;
