@@ -113,10 +113,14 @@ fn a_clone_that_was_first_is_an_alarm_at_the_machines_own_request() {
         site.register(mac, &format!("db{n}"));
         let cidr = machine.addresses("eth0").unwrap().remove(0);
         let its = token(&script(&machine, mac, "")).expect("a token");
+        // One at a time is on the cable: two with one address hardly reach anybody.
+        machine.link("eth0", false).unwrap();
         let clone = site.net.client_with_mac(mac).unwrap();
         clone.address("eth0", &cidr).unwrap();
         let (code, _) = tell(&clone, "/boot/config", &its, &nonce('a'));
         assert_eq!(code, 200, "nobody can tell");
+        clone.link("eth0", false).unwrap();
+        machine.link("eth0", true).unwrap();
         let before = site.alarms();
         row.holds(!before.iter().any(|a| a.contains(&mac.to_string())), || format!("too early: {before:?}"));
         let (code, body) = tell(&machine, "/boot/config", &its, &nonce('b'));
@@ -361,6 +365,12 @@ fn boots_finish_over_a_line_that_loses_and_doubles_packets() {
         steps(&mut row, &host);
         row.made(1);
     }
+    let mut nft = site.net.command("nft");
+    nft.args(["list", "chain", "bridge", "bad", "line"]);
+    let rules = String::from_utf8(output_within(nft, BOUND).unwrap().stdout).unwrap();
+    let lost = rules.split("packets ").nth(1).and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    eprintln!("{lost:?} frames were lost");
+    row.holds(lost.is_some_and(|lost| lost > 20), || format!("too few frames were lost: {rules}"));
     row.end();
 }
 
