@@ -129,6 +129,16 @@ impl Trust {
         }
     }
 
+    /// The latest end of a key that was reached by `now`; `None` where none was.
+    pub fn last_end(&self, now: Millis) -> Option<Millis> {
+        self.keys.iter().filter_map(|k| k.until).filter(|end| *end <= now).max()
+    }
+
+    /// The first end of a key that is still to come.
+    pub fn next_end(&self, now: Millis) -> Option<Millis> {
+        self.keys.iter().filter_map(|k| k.until).filter(|end| *end > now).min()
+    }
+
     /// The entry of a key.
     pub fn get(&self, id: KeyId) -> Option<&TrustedKey> {
         self.keys.iter().find(|k| k.key.id == id)
@@ -159,7 +169,7 @@ impl Trust {
     }
 
     /// Who vouches for `image`, whose manifest has these bytes; or why nobody does and what to do, as a
-    /// sentence.
+    /// sentence. `now` never goes back: see [`crate::store::trust::InForce::at_least`].
     pub fn judge(
         &self,
         image: &Image,

@@ -30,8 +30,11 @@ impl Provisioner {
             self.tick();
             tokio::spawn(self.clone().order_reboots());
             if ticks.is_multiple_of(10) {
-                let images = self.0.images.clone();
-                tokio::task::spawn_blocking(move || images.blobs().cool());
+                let service = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    service.0.images.blobs().cool();
+                    service.0.vouching.keep_time(service.now());
+                });
             }
             if ticks.is_multiple_of(3_600) {
                 self.forget_visitors();

@@ -2,13 +2,16 @@
 //! management lays there), and `<state>/trust.accepted.json`, the last one that was in force. A document that
 //! can't follow that one (an old copy, a forgotten revocation) is never believed: the last good one
 //! stays in force, over restarts too.
+//!
+//! `<state>/trust.clock` is the latest end of a key that was reached here: a clock that is set back revives no key.
 
 use super::{
     blobs::{StoreError, io_at},
     durable::{self, Stamp},
 };
-use crate::model::{Trust, TrustRefusal};
+use crate::model::{Millis, Trust, TrustRefusal};
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io::{self, Read as _},
@@ -48,13 +51,31 @@ pub struct InForce {
     pub refused: Option<String>,
     /// It is newer than what was in force before.
     pub newer: bool,
+    /// The latest end of a key that was reached here, whatever the clock says since; 0 where none was.
+    pub reached: Millis,
 }
 
-/// The two files. Any number of processes may read and change them.
+impl InForce {
+    /// What to judge keys by: `now`, or the time that it was here at least, where the clock was set back.
+    pub fn at_least(&self, now: Millis) -> Millis {
+        now.max(self.reached)
+    }
+}
+
+/// What `trust.clock` says. A part of it can't be read as a whole one.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reached {
+    schema: u32,
+    reached: Millis,
+}
+
+/// The three files. Any number of processes may read and change them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustFiles {
     file: PathBuf,
     accepted: PathBuf,
+    clock: PathBuf,
     lock: PathBuf,
 }
 
@@ -62,7 +83,12 @@ impl TrustFiles {
     /// Those of the state folder `dir`; makes nothing.
     pub fn at(dir: &Path) -> TrustFiles {
         let at = |name| dir.join(name);
-        TrustFiles { file: at("trust.json"), accepted: at("trust.accepted.json"), lock: at("trust.lock") }
+        TrustFiles {
+            file: at("trust.json"),
+            accepted: at("trust.accepted.json"),
+            clock: at("trust.clock"),
+            lock: at("trust.lock"),
+        }
     }
 
     /// Where operators find the document.
@@ -70,14 +96,37 @@ impl TrustFiles {
         &self.file
     }
 
-    /// Changes when either file does.
-    pub fn stamps(&self) -> Result<[Option<Stamp>; 2], StoreError> {
+    /// Where the latest end of a key that was reached is kept.
+    pub fn clock(&self) -> &Path {
+        &self.clock
+    }
+
+    /// Changes when one of the files does.
+    pub fn stamps(&self) -> Result<[Option<Stamp>; 3], StoreError> {
         let stamp = |path: &Path| Stamp::of(path).map_err(io_at("look at", path));
-        Ok([stamp(&self.file)?, stamp(&self.accepted)?])
+        Ok([stamp(&self.file)?, stamp(&self.accepted)?, stamp(&self.clock)?])
     }
 
     /// What is in force now. Writes nothing.
     pub fn read(&self) -> Result<InForce, TrustError> {
+        Ok(InForce { reached: self.reached()?, ..self.documents()? })
+    }
+
+    /// The end that was reached. A file that can't be read counts for every end: nobody knows which.
+    fn reached(&self) -> Result<Millis, TrustError> {
+        let Some(bytes) = bytes(&self.clock)? else { return Ok(0) };
+        match serde_json::from_slice(&bytes) {
+            Ok(Reached { schema: 1, reached }) => Ok(reached),
+            _ => Err(TrustError::Unknown(format!(
+                "{}, the latest end of a key that was reached here, can't be read: see that this host's clock is right and \
+                 that no key in `trust.json` should have ended, then remove this file",
+                self.clock.display()
+            ))),
+        }
+    }
+
+    /// Of the two documents.
+    fn documents(&self) -> Result<InForce, TrustError> {
         let accepted = read(&self.accepted)?.transpose().map_err(|why| {
             let path = self.accepted.display();
             TrustError::Unknown(format!(
@@ -87,10 +136,10 @@ impl TrustFiles {
         let path = self.file.display();
         let (why, last) = match (read(&self.file)?, accepted) {
             (None, None) => return Ok(InForce::default()),
-            (Some(Ok(trust)), None) => return Ok(InForce { trust, refused: None, newer: true }),
+            (Some(Ok(trust)), None) => return Ok(InForce { trust, newer: true, ..InForce::default() }),
             (Some(Err(why)), None) => return Err(TrustError::Unknown(format!("{path} {why}"))),
             (Some(Ok(trust)), Some(last)) => match trust.follows(&last) {
-                Ok(()) => return Ok(InForce { newer: trust != last, refused: None, trust }),
+                Ok(()) => return Ok(InForce { newer: trust != last, trust, ..InForce::default() }),
                 Err(stale) => (format!("is refused: {stale}"), last),
             },
             (Some(Err(why)), Some(last)) => (why, last),
@@ -98,17 +147,26 @@ impl TrustFiles {
         };
         let version = last.version;
         let refused = Some(format!("{path} {why}; version {version} stays in force"));
-        Ok(InForce { trust: last, refused, newer: false })
+        Ok(InForce { trust: last, refused, ..InForce::default() })
     }
 
-    /// What is in force now, kept for ever after as the least that may be in force.
-    pub fn accept(&self) -> Result<InForce, TrustError> {
+    /// What is in force `now`, kept for ever after as the least that may be in force, with the ends of keys that
+    /// were reached.
+    pub fn accept(&self, now: Millis) -> Result<InForce, TrustError> {
+        let reached = |found: &InForce| found.trust.last_end(now).filter(|end| *end > found.reached);
         let found = self.read()?;
-        if !found.newer {
+        if !found.newer && reached(&found).is_none() {
             return Ok(found);
         }
         let _lock = self.lock()?;
-        let found = self.read()?;
+        let mut found = self.read()?;
+        if let Some(end) = reached(&found) {
+            let mut text =
+                serde_json::to_vec(&Reached { schema: 1, reached: end }).map_err(StoreError::from)?;
+            text.push(b'\n');
+            durable::write_atomic(&self.clock, &text, 0o644).map_err(io_at("write", &self.clock))?;
+            found.reached = end;
+        }
         if found.newer {
             self.write(&self.accepted, &found.trust)?;
         }
@@ -161,14 +219,19 @@ impl TrustFiles {
     }
 }
 
-/// A document, or what is wrong with it; `None` where there is no file.
-fn read(path: &Path) -> Result<Option<Result<Trust, String>>, StoreError> {
+/// What is in a file, up to a byte more than is allowed; `None` where there is none.
+fn bytes(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(MAX_TRUST + 1).read_to_end(&mut bytes)) {
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io_at("read", path)(e)),
+        Ok(_) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_at("read", path)(e)),
     }
+}
+
+/// A document, or what is wrong with it; `None` where there is no file.
+fn read(path: &Path) -> Result<Option<Result<Trust, String>>, StoreError> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
     if bytes.len() as u64 > MAX_TRUST {
         return Ok(Some(Err(format!("has more than {} KiB", MAX_TRUST >> 10))));
     }

@@ -4,7 +4,7 @@ use crate::images::{Site, path, text};
 use pristine::{
     model::{BootTarget, Mac, Verdict},
     netboot::ServerAddr,
-    provisioner::{CommandError, Options, Provisioner, ScriptQuery, SystemClock},
+    provisioner::{Clock, CommandError, Options, Provisioner, ScriptQuery, SystemClock, TestClock},
     store::{ImageStore, Nbps, trust::TrustFiles},
 };
 use serde_json::Value;
@@ -288,13 +288,16 @@ struct Service {
 
 impl Service {
     fn start(site: &Site) -> Service {
+        Service::by(site, Arc::new(SystemClock::new()))
+    }
+
+    fn by(site: &Site, clock: Arc<dyn Clock>) -> Service {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let state = site.at("state");
         let options = Options { require_signature: true, ..Options::default() };
         let (images, nbps) =
             (ImageStore::open(&site.store_dir()).unwrap(), Nbps::load(&state.join("nbp")).unwrap());
-        let clock = Arc::new(SystemClock::new());
         let provisioner = Provisioner::open(options, &state, images, nbps, clock).unwrap();
         Service { provisioner, runtime }
     }
@@ -394,6 +397,87 @@ fn a_key_vouches_until_its_end() {
     fs::write(site.trust_json(), ended.replace("\"version\": 1", "\"version\": 2")).unwrap();
     let said = site.refused(&["image", "verify", "--signature"]);
     assert!(said.contains("which ended on 2020-01-01"), "{said}");
+}
+
+/// 2026-01-01, and a day, in milliseconds.
+const NEW_YEAR: i64 = 1_767_225_600_000;
+const DAY: i64 = 24 * 3_600_000;
+
+#[test]
+fn a_clock_that_is_set_back_revives_no_key() {
+    let site = Site::new();
+    site.imported("web", &[]);
+    site.trusted_key("a");
+    site.sign("web:1", "a");
+    let files = TrustFiles::at(&site.at("state"));
+    let ends = |end: i64| {
+        files.change(|trust| {
+            trust.keys[0].until = Some(end);
+            Ok(())
+        })
+    };
+    ends(NEW_YEAR + DAY).unwrap();
+    let clock = Arc::new(TestClock::at(NEW_YEAR));
+    let service = Service::by(&site, clock.clone());
+    service.default("web:1").unwrap();
+    service.boots();
+    clock.advance(DAY);
+    assert!(service.refusal().contains("which ended on 2026-01-02"), "{}", service.refusal());
+    drop(service);
+    for back in [NEW_YEAR, NEW_YEAR - 3650 * DAY, 0] {
+        drop(Service::by(&site, Arc::new(TestClock::at(back))));
+        let service = Service::by(&site, Arc::new(TestClock::at(back)));
+        let why = service.refusal();
+        assert!(why.contains("which ended on 2026-01-02") && why.contains("trust.clock"), "{why}");
+    }
+    // Nobody knows which keys ended: none vouches.
+    let kept = fs::read(files.clock()).unwrap();
+    for cut in 0..kept.len() - 1 {
+        fs::write(files.clock(), &kept[..cut]).unwrap();
+        let service = Service::by(&site, Arc::new(TestClock::at(NEW_YEAR)));
+        assert!(service.refusal().contains("trust.clock"), "cut to {cut}: {}", service.refusal());
+    }
+    fs::write(files.clock(), &kept).unwrap();
+    // An end that is later is another one.
+    ends(NEW_YEAR + 9 * DAY).unwrap();
+    let service = Service::by(&site, Arc::new(TestClock::at(NEW_YEAR)));
+    service.boots();
+    ends(NEW_YEAR + DAY - 1).unwrap();
+    assert!(service.refusal().contains("which ended"), "{}", service.refusal());
+    // As the refusal says, where it was the clock that was wrong.
+    fs::remove_file(files.clock()).unwrap();
+    service.boots();
+}
+
+#[test]
+fn a_key_that_ends_while_nothing_boots_has_ended() {
+    let site = Site::new();
+    site.imported("web", &[]);
+    site.trusted_key("a");
+    site.sign("web:1", "a");
+    let files = TrustFiles::at(&site.at("state"));
+    files
+        .change(|trust| {
+            trust.keys[0].until = Some(NEW_YEAR);
+            Ok(())
+        })
+        .unwrap();
+    let service = Service::by(&site, Arc::new(TestClock::at(NEW_YEAR - DAY)));
+    service.default("web:1").unwrap();
+    drop(service);
+    let service = Service::by(&site, Arc::new(TestClock::at(NEW_YEAR + DAY)));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let ticker = service.runtime.spawn(service.provisioner.clone().run_ticker(stopped));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !files.clock().exists() {
+        assert!(std::time::Instant::now() < until, "the end is never written down");
+        std::thread::yield_now();
+    }
+    drop(stop);
+    service.runtime.block_on(ticker).unwrap();
+    drop(service);
+    let service = Service::by(&site, Arc::new(TestClock::at(NEW_YEAR - DAY)));
+    assert!(service.refusal().contains("which ended on 2026-01-01"), "{}", service.refusal());
 }
 
 /// Runs a command again and again, killed at the first, second, … of these system calls, until it comes to

@@ -28,16 +28,17 @@ pub struct SignArgs {
 }
 
 pub(super) fn run(args: &SignArgs, files: &TrustFiles, store: &ImageStore, context: &Context) -> Outcome {
-    let trust = files.read()?.trust;
+    let in_force = files.read()?;
+    let (trust, now) = (&in_force.trust, in_force.at_least(text::now()));
     let key = args.key.as_ref().map(|path| open(path, args)).transpose()?;
     let mut done = Vec::new();
     for image in &args.images {
         let signed = match (&key, &args.signature) {
             (Some(key), _) => signing::sign(store, image, key, SystemTime::now())?,
-            (None, Some(file)) => signing::attach(store, &trust, image, file, text::now())?,
+            (None, Some(file)) => signing::attach(store, trust, image, file, now)?,
             (None, None) => return Err(Failure::Usage("give --key or --signature".into())),
         };
-        let vouches = signing::findings(store, &trust, &signed.image, text::now())?
+        let vouches = signing::findings(store, trust, &signed.image, now)?
             .into_iter()
             .any(|f| f.key == Some(signed.key) && f.wrong.is_none());
         done.push((signed, vouches));
@@ -84,7 +85,7 @@ pub(super) fn verify(
     context: &Context,
 ) -> Outcome {
     let found = files.read()?;
-    let now = text::now();
+    let now = found.at_least(text::now());
     let (mut rows, mut values, mut unsigned) = (Vec::new(), Vec::new(), 0);
     for entry in entries {
         let image = match &entry.image {

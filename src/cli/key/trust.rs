@@ -48,6 +48,14 @@ impl TrustArgs {
                 "--until is in the past: `pristine key revoke` ends a key at once".into(),
             ));
         }
+        let reached = files.read()?.reached;
+        if self.until.is_some_and(|until| until <= reached) {
+            return Err(Failure::Usage(format!(
+                "--until is before a time that this host's clock reached already: give a later one; if the clock was \
+                 wrong then, remove {}",
+                files.clock().display()
+            )));
+        }
         let new = TrustedKey { key, name: name.clone(), added: now, until: self.until, revoked: None };
         let trust = files.change(|trust| trust.trust(new))?;
         let value = json!({ "id": key.id.to_string(), "name": name, "version": trust.version });
@@ -81,7 +89,7 @@ impl Revoke {
 
 pub(super) fn list(files: &TrustFiles, context: &Context) -> Outcome {
     let found = files.read()?;
-    let now = text::now();
+    let now = found.at_least(text::now());
     let state = |k: &TrustedKey| match (&k.revoked, k.until) {
         (Some(_), _) => "revoked",
         (None, Some(until)) if until <= now => "ended",
@@ -97,6 +105,13 @@ pub(super) fn list(files: &TrustFiles, context: &Context) -> Outcome {
     let value = json!({ "version": found.trust.version, "refused": found.refused, "keys": keys });
     context.show(&value, || {
         let mut out = found.refused.as_ref().map(|why| format!("WARNING: {why}\n")).unwrap_or_default();
+        if text::now() < now {
+            out += &format!(
+                "WARNING: this host's clock is behind {}, when a key ended here: set it; if it was wrong then, remove {}\n",
+                text::time(now),
+                files.clock().display()
+            );
+        }
         if found.trust.keys.is_empty() {
             return out + "no keys yet: `pristine key generate` makes one, `pristine key trust` trusts it\n";
         }

@@ -5,7 +5,7 @@ use super::{
     http::fetch,
     junk::Junk,
     line::Line,
-    site::{Asker, BOUND, HTTP, Site, images, made_up, nbps, option},
+    site::{Asker, BOUND, HTTP, Site, images, made_up, nbps, option, with_clock},
     times,
 };
 use crate::{
@@ -24,13 +24,7 @@ use pristine::{
     model::{Digest, LeaseState, Mac, Manifest, Secret},
     provisioner::MachinePatch,
 };
-use std::{
-    fs,
-    net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::Ipv4Addr, path::Path, time::Duration};
 
 /// Status and body of a request, by curl.
 pub fn curl(host: &Host, args: &[&str]) -> (u16, String) {
@@ -225,21 +219,6 @@ type Way<'a> = (&'a str, &'a dyn Fn(&str) -> bool);
 /// Whether iPXE would do the same by both, and show them on any console.
 fn same(one: &str, other: &str) -> bool {
     one.bytes().all(is_plain) && commands(one) == commands(other)
-}
-
-/// The service with a wall clock that a file moves.
-fn with_clock(folder: &Folder) -> (PathBuf, PathBuf) {
-    let (clock, wrapper) = (folder.path().join("clock"), folder.path().join("pristine"));
-    fs::write(&clock, "+0").unwrap();
-    let text = format!(
-        "#!/bin/sh\nLD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) FAKETIME_TIMESTAMP_FILE={} \
-         FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 exec {} \"$@\"\n",
-        clock.display(),
-        env!("CARGO_BIN_EXE_pristine")
-    );
-    fs::write(&wrapper, text).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
-    (clock, wrapper)
 }
 
 /// How long a stranger waits for an address.

@@ -1,7 +1,7 @@
 //! Signed metadata that is old, has ended, or doesn't belong together: refused by the running service, which goes on
 //! with the last good one, also after a kill.
 
-use super::{super::images::Site, Row, times};
+use super::{super::images::Site, Row, site::with_clock, times};
 use pristine::{
     lab::{Folder, Host, Mode, Net, Service, Settings},
     store::trust::TrustFiles,
@@ -36,8 +36,9 @@ fn what_is_stale_expired_or_mixed_counts_for_nothing_and_the_last_good_stays() {
     site.sign("other:1", "b");
     let nbps = folder.path().join("nbp");
     fs::create_dir(&nbps).unwrap();
+    let (clock, binary) = with_clock(&folder);
     let settings = Settings {
-        binary: env!("CARGO_BIN_EXE_pristine").into(),
+        binary,
         nbps,
         state: site.at("state"),
         dir: folder.path().to_owned(),
@@ -113,6 +114,14 @@ fn what_is_stale_expired_or_mixed_counts_for_nothing_and_the_last_good_stays() {
         });
         row.holds(version(&site) == counted + 1, || format!("version {} after a kill", version(&site)));
         row.made(1);
+        // No clock that is set back revives it, nor one that is right again.
+        for step in ["-3650d", "+0"] {
+            service.kill();
+            fs::write(&clock, step).unwrap();
+            service.run(&server).unwrap();
+            row.holds(!boots(&client, &mac), || format!("a clock set by {step} revives a key that ended"));
+            row.made(1);
+        }
         // The operator extends it.
         let mut document: Value = serde_json::from_str(&good).unwrap();
         document["version"] = (counted + 2).into();

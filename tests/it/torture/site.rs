@@ -13,7 +13,9 @@ use pristine::{
     sys::ETH_IPV4,
 };
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddrV4},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -82,7 +84,7 @@ impl Site {
     /// Memory of the service in KiB: `VmRSS`, what it has now; `VmHWM`, the most that it ever had.
     pub fn memory(&self, which: &str) -> u64 {
         let pid = self.service.pid().expect("it runs");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let value = |line: &str| line.strip_prefix(which)?.strip_prefix(':').map(str::to_owned);
         let line = status.lines().find_map(value).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -90,10 +92,25 @@ impl Site {
 
     /// Whether it is the process that was started, and never panicked.
     pub fn is_sound(&self, pid: Option<u32>) -> bool {
-        let log = std::fs::read_to_string(self.service.log_path()).unwrap();
+        let log = fs::read_to_string(self.service.log_path()).unwrap();
         let alive = pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}/exe")).exists());
         self.service.pid() == pid && alive && !log.contains("panicked at")
     }
+}
+
+/// A binary of the service whose wall clock a file moves: that file, as in `+1d`, and the binary.
+pub fn with_clock(folder: &Folder) -> (PathBuf, PathBuf) {
+    let (clock, wrapper) = (folder.path().join("clock"), folder.path().join("pristine"));
+    fs::write(&clock, "+0").unwrap();
+    let text = format!(
+        "#!/bin/sh\nLD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) FAKETIME_TIMESTAMP_FILE={} \
+         FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 exec {} \"$@\"\n",
+        clock.display(),
+        env!("CARGO_BIN_EXE_pristine")
+    );
+    fs::write(&wrapper, text).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    (clock, wrapper)
 }
 
 pub fn nbps() -> PathBuf {
