@@ -5,6 +5,7 @@ use crate::{
     images::{Site, path, text},
 };
 use pristine::{
+    client::{Client, ClientError},
     lab::{Host, Net, Running},
     store::ImageStore,
 };
@@ -335,6 +336,12 @@ impl Server {
         fs::read_to_string(self.state.join("api-token")).unwrap().trim().to_owned()
     }
 
+    /// What the API answers, asked on the server's loopback.
+    pub(crate) fn api<T: Send>(&self, ask: impl FnOnce(&Client) -> Result<T, ClientError> + Send) -> T {
+        let client = Client::with_token(&format!("http://{API}"), &self.token()).unwrap();
+        self.host.enter(|| ask(&client)).unwrap().unwrap()
+    }
+
     pub(crate) fn wire(&self) -> Wire {
         let host = Arc::clone(&self.host);
         let connect = move || host.enter(|| TcpStream::connect(API)).unwrap();
@@ -344,6 +351,13 @@ impl Server {
     pub(crate) fn image(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pristine"));
         command.args(["--state-dir", path(&self.state), "image"]).args(words).output().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let log = fs::read_to_string(self._dir.0.join("log")).unwrap_or_default();
+        assert!(thread::panicking() || !log.contains("panicked at"), "{log}");
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{
     super::{api::Dir, images::noise, store::publish},
     Row,
-    leases::{OURS, Service, temporary},
+    leases::{OURS, Service, is_up_again, temporary},
     times,
 };
 use pristine::{
@@ -12,7 +12,7 @@ use pristine::{
     fleet::{ImportOrder, MachineRow},
     lab::Net,
     model::{
-        Mac,
+        Mac, RolloutState,
         audit::{About, AuditEntry, FromTo, LogHead},
         wire::{RolloutOrder, StartRollout},
     },
@@ -25,9 +25,11 @@ use pristine::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+/// Machines of one import.
+const HALL: u8 = 40;
 const TARGETS: [&str; 3] = ["local", "ignore", "discover"];
 
 /// A change that was answered: of what, what about it, and to what.
@@ -47,7 +49,10 @@ fn change_on(client: &Client, from: u32, answered: &mpsc::Sender<Change>) {
         {
             return;
         }
-        if n % 3 == 0 && client.import_machines(&hall(&rack)).is_err() {
+        if n % 3 == 0
+            && (client.import_machines(&hall(&rack)).is_err()
+                || answered.send(("the hall".to_owned(), "import", rack.clone())).is_err())
+        {
             return;
         }
         let target = TARGETS[(n / 21 % 3) as usize];
@@ -84,7 +89,7 @@ fn hall(rack: &str) -> ImportOrder {
         rack: Some(Some(rack.to_owned())),
         ..MachineRow::new(Mac([0x52, 0x54, 0, 0, 2, n]))
     };
-    ImportOrder { machines: (0..40).map(row).collect(), dry_run: false }
+    ImportOrder { machines: (0..HALL).map(row).collect(), dry_run: false }
 }
 
 #[test]
@@ -98,7 +103,11 @@ fn kill_9_amid_changes_leaves_a_whole_chain_that_tells_what_is() {
     let mut noted: Option<LogHead> = None;
     let mut answered: Vec<Change> = Vec::new();
     for round in 0..times(6, 100) {
+        let begun = Instant::now();
         let mut service = Service::start(&server, &state.0);
+        let client = Client::new("http://127.0.0.1:8081", &token).unwrap();
+        server.enter(|| client.status()).unwrap().unwrap();
+        is_up_again(&mut row, begun);
         let (send, answers) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -135,12 +144,23 @@ fn kill_9_amid_changes_leaves_a_whole_chain_that_tells_what_is() {
             assert_eq!(machine.rack, said("rack"), "round {round}: the log tells what is");
             assert_eq!(machine.pin.as_ref().map(ToString::to_string), said("pin"), "round {round}");
         }
-        let racks: BTreeSet<_> =
+        let racks: Vec<_> =
             on_disk.machines.iter().filter(|m| m.mac.0[4] == 2).map(|m| m.rack.clone()).collect();
-        row.holds(racks.len() <= 1, || format!("round {round}: all of an import or none of it: {racks:?}"));
+        let whole = racks.len() == usize::from(HALL) && racks.iter().all(|r| r.is_some() && *r == racks[0]);
+        row.holds(racks.is_empty() || whole, || {
+            format!("round {round}: all of an import or none of it: {racks:?}")
+        });
         for change in &answered {
             let kept = match change.1 {
-                "rollout" => on_disk.rollouts.iter().any(|r| r.name == change.0),
+                "rollout" => {
+                    let ended = |state| matches!(state, RolloutState::Aborted);
+                    on_disk.rollouts.iter().any(|r| r.name == change.0 && ended(r.state))
+                }
+                // Each machine of it, once.
+                "import" => (0..HALL).all(|n| {
+                    let mac = Mac([0x52, 0x54, 0, 0, 2, n]).to_string();
+                    told.contains(&(mac, "rack", change.2.clone()))
+                }),
                 _ => told.contains(change),
             };
             row.holds(kept, || format!("round {round}: {change:?} was answered, and is lost"));

@@ -2,10 +2,25 @@
 
 use super::{
     super::images::{Site, noise, path, squashfs, text},
-    Row, times,
+    Row,
+    leases::{OURS, Service},
+    times,
 };
-use pristine::store::ImageStore;
-use std::collections::BTreeSet;
+use pristine::{
+    client::{Client, ClientError},
+    lab::{Host, Net},
+    store::ImageStore,
+};
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _};
+
+/// One that has an image pinned.
+const MACHINE: &str = "52:54:00:00:00:01";
+
+/// Asks the service's API.
+fn ask<T: Send>(server: &Host, site: &Site, ask: impl FnOnce(&Client) -> Result<T, ClientError> + Send) -> T {
+    let client = Client::new("http://127.0.0.1:8081", &site.at("state").join("api-token")).unwrap();
+    server.enter(|| ask(&client)).unwrap().unwrap()
+}
 
 /// Imports, removals and collections, each killed at some call that changes the file system.
 #[test]
@@ -16,8 +31,10 @@ fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
     let mut root = noise(2 << 20);
     squashfs(&site.at(""), "rootfs", &root);
     site.imported("v0", &[]);
+    let net = Net::new().unwrap();
+    let server = net.host("server", &format!("{OURS}/16")).unwrap();
     let mut listed = BTreeSet::from(["v0:1".to_owned()]);
-    let (mut killed, mut seed) = (0, 1u32);
+    let (mut killed, mut beside, mut seed) = (0, 0, 1u32);
     let mut round = 0;
     while killed < kills {
         round += 1;
@@ -26,9 +43,10 @@ fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (seed >> 8) % most
         };
-        let collects = round % 2 == 0 && listed.len() > 2;
+        let collects = round % 2 == 0 && listed.len() > 3;
         let words: Vec<String> = if collects {
-            let oldest = listed.iter().nth(random(2) as usize).unwrap().clone();
+            // But for the one that is pinned.
+            let oldest = listed.iter().filter(|i| *i != "v0:1").nth(random(2) as usize).unwrap().clone();
             assert!(site.image(&["rm", &oldest]).status.success());
             listed.remove(&oldest);
             ["gc", "--run"].map(str::to_owned).into()
@@ -40,10 +58,19 @@ fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
         };
         let call = ["flock", "write", "fchmod", "fsync", "rename", "unlink", "openat"][random(7) as usize];
         let nth = 1 + random(if call == "openat" { 60 } else { 24 });
+        // Some beside a service, which has an image in use.
+        let mut service = (round % 5 == 1).then(|| Service::start(&server, &site.at("state")));
+        let step = format!(
+            "round {round}, {} killed at {call} {nth}, beside a service: {}",
+            words[0],
+            service.is_some()
+        );
         let status = site.killed_at(call, nth, &words);
-        killed += u32::from(!status.success());
-        row.made(usize::from(!status.success()));
-        let step = format!("round {round}, {} killed at {call} {nth}", words[0]);
+        let kill = status.signal() == Some(9) || status.code() == Some(137);
+        assert!(status.success() || kill, "{step}: {status}");
+        killed += u32::from(kill);
+        beside += u32::from(kill && service.is_some());
+        row.made(usize::from(kill));
         // What comes next clears away what was left.
         drop(ImageStore::open(&site.store_dir()).unwrap());
         let verified = site.image(&["verify"]);
@@ -62,7 +89,15 @@ fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
         assert!(!names.iter().any(|n| n.contains("/.tmp-")), "{step}: {names:?}");
         let packs = names.iter().filter(|n| n.ends_with(".pack")).count();
         assert_eq!(names.iter().filter(|n| n.ends_with(".idx")).count(), packs, "{step}: {names:?}");
+        if let Some(service) = &mut service {
+            let alarms =
+                ask(&server, &site, |client| client.pin(MACHINE, "v0:1").and_then(|_| client.status()));
+            let alarms: Vec<_> = alarms.alarms.into_iter().filter(|a| a.about != "disk").collect();
+            assert!(alarms.is_empty(), "{step}: {alarms:?}");
+            service.0.kill();
+        }
     }
+    assert!(beside > 0, "none of them beside a service");
     // Twice: what a killed collection left in two packs is found by the next.
     for _ in 0..2 {
         assert!(site.image(&["gc", "--run"]).status.success());

@@ -127,5 +127,7 @@ fn what_is_stale_expired_or_mixed_counts_for_nothing_and_the_last_good_stays() {
         document["version"] = (counted + 2).into();
         fs::write(site.trust_json(), document.to_string()).unwrap();
     }
+    let log = fs::read_to_string(service.log_path()).unwrap();
+    row.holds(!log.contains("panicked at"), || "it panicked".into());
     row.end();
 }

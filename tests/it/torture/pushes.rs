@@ -5,19 +5,16 @@ use super::{
         images::{Site, path, text},
         transfer::{BOUND, Server, When, digest, done, image, noise, push},
     },
-    Row, times,
+    Row,
+    leases::{is_up_again, kill, temporary},
+    times,
 };
-use pristine::{lab::Running, store::ImageStore};
+use pristine::{client::Client, lab::Running, store::ImageStore};
 use std::{
     fs,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-}
 
 /// Kills client and service in turn, each time at another place: among the bytes that go up, and while the
 /// service makes the image of them.
@@ -65,7 +62,10 @@ fn a_push_ends_well_after_kills_of_either_side() {
             };
             if killed {
                 cut += 1;
+                let begun = Instant::now();
                 server.start();
+                server.api(Client::status);
+                is_up_again(&mut row, begun);
             }
         }
         let status = client.wait_within(BOUND).unwrap();
@@ -87,6 +87,8 @@ fn a_push_ends_well_after_kills_of_either_side() {
         assert_eq!(store.resolve("kept:1").unwrap().digest.to_string(), kept);
         assert_eq!(store.resolve("new:1").unwrap().digest.to_string(), digest(&site, "new:1"));
         assert_eq!(fs::read_dir(server.state.join("store/uploads")).unwrap().count(), 0, "kill {n}");
+        let left = temporary(&server.state);
+        row.holds(left.is_empty(), || format!("kill {n}: {left:?} stays"));
         done(&server.image(&["rm", "new:1"]));
         done(&site.image(&["rm", "new:1"]));
         row.made(1);
