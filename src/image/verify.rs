@@ -63,13 +63,16 @@ pub fn verify(store: &ImageStore, entries: &[Entry], progress: &dyn Progress) ->
         report.blobs += 1;
         match &entry.image {
             Ok(image) => plan(image, &entry.label(), &mut todo),
-            Err(StoreError::Corrupt { digest, path, what, .. }) => report.damage.push(Damage {
-                digest: *digest,
-                role: "manifest",
-                path: path.clone(),
-                what: what.clone(),
-                images: vec![entry.label()],
-            }),
+            Err(StoreError::Corrupt { digest, path, what, .. }) => {
+                mark(store, *digest);
+                report.damage.push(Damage {
+                    digest: *digest,
+                    role: "manifest",
+                    path: path.clone(),
+                    what: what.clone(),
+                    images: vec![entry.label()],
+                });
+            }
             Err(e) => report.damage.push(Damage {
                 digest: entry.digest,
                 role: "manifest",
@@ -84,10 +87,8 @@ pub fn verify(store: &ImageStore, entries: &[Entry], progress: &dyn Progress) ->
         report.blobs += 1;
         report.bytes += item.size;
         let wrong = check(store, digest, &item, &|n| step.advance(n))?;
-        if wrong.is_some()
-            && let Err(error) = store.quarantine(digest)
-        {
-            tracing::warn!(%error, "damage could not be marked: `pristine image scrub` as the service's user does");
+        if wrong.is_some() {
+            mark(store, digest);
         }
         let (role, images) = (item.role, item.images);
         report.damage.extend(wrong.map(|what| Damage {
@@ -100,6 +101,12 @@ pub fn verify(store: &ImageStore, entries: &[Entry], progress: &dyn Progress) ->
     }
     step.done();
     Ok(report)
+}
+
+fn mark(store: &ImageStore, digest: Digest) {
+    if let Err(error) = store.quarantine(digest) {
+        tracing::warn!(%error, "damage could not be marked: `pristine image scrub` as the service's user does");
+    }
 }
 
 fn plan(image: &Image, label: &str, todo: &mut BTreeMap<Digest, Todo>) {
