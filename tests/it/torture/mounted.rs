@@ -8,17 +8,18 @@ use super::{
 use pristine::{
     client::{Client, ClientError},
     lab::{Host, Mode, Net, Running, Service, Settings, tethered},
-    model::Digest,
+    model::{Digest, Millis},
     store::ImageStore,
 };
 use std::{
+    cell::Cell,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// A debug build on a busy machine.
@@ -135,6 +136,24 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// What a client was given, and when it asked for it and heard of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack {
+    pub n: u32,
+    pub addr: Ipv4Addr,
+    pub seconds: u32,
+    pub asked: SystemTime,
+    pub heard: Instant,
+}
+
+impl Ack {
+    /// It was promised the address until then, at least.
+    pub fn until(&self) -> Millis {
+        let asked = self.asked.duration_since(UNIX_EPOCH).unwrap().as_millis();
+        Millis::try_from(asked).unwrap() + Millis::from(self.seconds) * 1_000
+    }
+}
+
 /// What the fields are dropped in is the order in which they need one another.
 pub struct Site {
     pub service: Service,
@@ -146,8 +165,17 @@ pub struct Site {
     pub image: Digest,
     /// What the machines of that image fetch first.
     pub kernel: Digest,
+    /// Number of the last exchange.
+    asked: Cell<u32>,
     _net: Net,
     folder: Dir,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let log = self.log();
+        assert!(std::thread::panicking() || !log.contains("panicked at"), "{log}");
+    }
 }
 
 impl Site {
@@ -171,7 +199,8 @@ impl Site {
             Settings { binary, nbps, state, dir: folder.0.clone(), mode: Mode::Full, extra: String::new() };
         let service = Service::start(&server, settings).unwrap();
         let clients = relay.enter(|| UdpSocket::bind((RELAY, 67)).unwrap()).unwrap();
-        let site = Site { service, clients, relay, server, disk, image, kernel, _net: net, folder };
+        let asked = Cell::new(0);
+        let site = Site { service, clients, relay, server, disk, image, kernel, asked, _net: net, folder };
         site.api(|client| client.set_default("web:1").map(drop)).unwrap();
         site
     }
@@ -215,16 +244,19 @@ impl Site {
         options: &[(u8, &[u8])],
         bound: Duration,
     ) -> Option<(u8, Ipv4Addr, u32)> {
-        self.clients.send_to(&packet(asked, n, options), SERVICE).unwrap();
+        // An answer to what it asked before may be late.
+        self.asked.set(self.asked.get() + 1);
+        let mut request = packet(asked, n, options);
+        request[4..8].copy_from_slice(&self.asked.get().to_be_bytes());
+        self.clients.send_to(&request, SERVICE).unwrap();
         let until = Instant::now() + bound;
         let mut buf = [0; 1500];
         loop {
             let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
             self.clients.set_read_timeout(Some(left)).unwrap();
             let Ok((len, _)) = self.clients.recv_from(&mut buf) else { continue };
-            let Some((kind, client, addr)) = read_reply(&buf[..len]) else { continue };
-            // An answer to what it asked before may be late.
-            if client == n && (kind == 2) == (asked == 1) {
+            let Some((kind, number, addr)) = read_reply(&buf[..len]) else { continue };
+            if number == self.asked.get() {
                 let time = buf[240..len].windows(6).find(|w| w[..2] == [51, 4]);
                 let time = time.map_or(0, |w| u32::from_be_bytes(w[2..].try_into().unwrap()));
                 return Some((kind, addr, time));
@@ -232,32 +264,33 @@ impl Site {
         }
     }
 
-    /// DISCOVER and REQUEST, once each: the acknowledged address.
-    pub fn lease(&self, n: u32, bound: Duration) -> Option<Ipv4Addr> {
+    /// DISCOVER and REQUEST, once each: the ACK.
+    pub fn lease(&self, n: u32, bound: Duration) -> Option<Ack> {
         let (_, addr, _) = self.ask(1, n, &[], bound)?;
-        match self.ask(3, n, &[(54, &OURS.octets()), (50, &addr.octets())], bound)? {
-            (5, addr, _) => Some(addr),
-            _ => None,
-        }
+        self.request(n, &[(54, &OURS.octets()), (50, &addr.octets())], bound)
     }
 
-    /// The same until it is given one; how long that took.
-    pub fn lease_at_last(&self, n: u32) -> (Ipv4Addr, Duration) {
+    /// The same until there is one.
+    pub fn lease_at_last(&self, n: u32) -> Ack {
         let began = Instant::now();
         loop {
-            if let Some(addr) = self.lease(n, Duration::from_millis(300)) {
-                return (addr, began.elapsed());
+            if let Some(ack) = self.lease(n, Duration::from_millis(300)) {
+                return ack;
             }
             assert!(began.elapsed() < BOUND, "no lease for {n}");
         }
     }
 
-    /// A client that has an address asks for it again: the lease time that it is given.
-    pub fn renew(&self, n: u32, addr: Ipv4Addr) -> Option<u32> {
-        match self.ask(3, n, &[(50, &addr.octets())], Duration::from_secs(20))? {
-            (5, given, time) if given == addr => Some(time),
-            _ => None,
-        }
+    /// A client that has an address asks for it again.
+    pub fn renew(&self, n: u32, addr: Ipv4Addr) -> Option<Ack> {
+        let ack = self.request(n, &[(50, &addr.octets())], Duration::from_secs(20));
+        ack.filter(|ack| ack.addr == addr)
+    }
+
+    fn request(&self, n: u32, options: &[(u8, &[u8])], bound: Duration) -> Option<Ack> {
+        let asked = SystemTime::now();
+        let (kind, addr, seconds) = self.ask(3, n, options, bound)?;
+        (kind == 5).then(|| Ack { n, addr, seconds, asked, heard: Instant::now() })
     }
 
     /// From a client's own address: status and body; 0 where the answer broke off.
