@@ -101,7 +101,9 @@ impl From<CommandError> for Refusal {
             CommandError::TableFull(_) => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text),
             CommandError::Store(_) => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text)
                 .hint("`pristine image verify` names what is damaged"),
-            CommandError::NotSaved(DbError::Write { .. } | DbError::Rotten { .. }) => {
+            CommandError::NotSaved(
+                DbError::Write { .. } | DbError::Rotten { .. } | DbError::Overloaded { .. },
+            ) => {
                 Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text)
                     .hint("`pristine status` and `pristine doctor` tell how the disk is")
             }

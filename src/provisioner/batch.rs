@@ -280,7 +280,7 @@ impl Provisioner {
             let undo = locked.carry_out(batch, planned, &mut fx)?;
             (changes, undo, self.hand_on(&locked, fx))
         };
-        if let Err(e) = commit.await {
+        if let Err(e) = self.order_saved(commit).await {
             let mut fx = Effects::default();
             let mut locked = self.state();
             locked.take_back(undo, &mut fx);

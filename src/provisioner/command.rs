@@ -130,7 +130,7 @@ impl Provisioner {
             };
             // Undoing would have to bring back the attempts: it is done, and goes to disk when the
             // disk takes anything again.
-            Ok(commit.await?)
+            Ok(this.order_saved(commit).await?)
         })
         .await
     }
@@ -154,7 +154,7 @@ impl Provisioner {
             };
             let before = this.state().default.clone();
             let commit = this.put_default(target.clone());
-            if let Err(e) = commit.await {
+            if let Err(e) = this.order_saved(commit).await {
                 if this.state().default == target {
                     drop(this.by(By::undoing()).put_default(before));
                 }
@@ -240,7 +240,7 @@ impl Provisioner {
             (before, machine, self.hand_on(&locked, fx))
         };
         let mac = after.mac;
-        if let Err(e) = commit.await {
+        if let Err(e) = self.order_saved(commit).await {
             let mut fx = Effects::default();
             let mut locked = self.state();
             locked.undo(before, mac, &mut fx);

@@ -98,6 +98,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::broadcast;
 use vouching::Vouching;
@@ -260,6 +261,20 @@ impl Provisioner {
     pub async fn saved(&self) -> Result<(), DbError> {
         let commit = self.0.db.enqueue(Vec::new());
         commit.await
+    }
+
+    /// Waits until what an operator ordered is on disk, or until it is known that the disk takes nothing: who ordered
+    /// it is told, and it is taken back.
+    async fn order_saved(&self, mut commit: Commit) -> Result<(), DbError> {
+        loop {
+            if let Ok(done) = tokio::time::timeout(Duration::from_secs(1), &mut commit).await {
+                return done;
+            }
+            // One that hangs gives no answer by itself.
+            if let Some(trouble) = self.0.db.trouble() {
+                return Err(trouble.error);
+            }
+        }
     }
 
     /// Whether the site's policy lets an image boot: what every answer asks.

@@ -168,7 +168,7 @@ impl Provisioner {
 
     /// Waits for the disk. What could not be written is taken back.
     async fn settled(&self, undo: Undo, commit: crate::store::db::Commit) -> Result<(), CommandError> {
-        let Err(error) = commit.await else { return Ok(()) };
+        let Err(error) = self.order_saved(commit).await else { return Ok(()) };
         let mut fx = Effects::default();
         let mut locked = self.state();
         for old in undo.machines {

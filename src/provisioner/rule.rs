@@ -89,7 +89,7 @@ impl Provisioner {
         before: Option<SelectorRule>,
         commit: Commit,
     ) -> Result<(), CommandError> {
-        let Err(error) = commit.await else { return Ok(()) };
+        let Err(error) = self.order_saved(commit).await else { return Ok(()) };
         let mut locked = self.state();
         if locked.rules.get(name) == after {
             let mut fx = Effects::default();

@@ -124,7 +124,7 @@ impl Provisioner {
             let before = swap(&mut locked, record.clone(), &mut fx);
             (before, self.hand_on(&locked, fx))
         };
-        let Err(error) = commit.await else { return Ok(()) };
+        let Err(error) = self.order_saved(commit).await else { return Ok(()) };
         let (mut locked, mut fx) = (self.state(), Effects::default());
         if locked.secrets.get(&name) == record.as_ref() {
             swap(&mut locked, before, &mut fx);

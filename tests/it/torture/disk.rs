@@ -206,8 +206,14 @@ fn a_disk_that_hangs() {
         while !site.alarms().iter().any(|a| a.starts_with("disk: ") && a.contains("hangs")) {
             assert!(Instant::now() < until, "no alarm: {:?}", site.api(Client::status));
         }
+        // An order is refused as soon as that is known.
+        let order = site.api(|client| client.pin("52:54:00:00:00:77", "local").map(drop));
+        let told = |e: &ClientError| matches!(e, ClientError::Refused { status: 507, body } if body.error.contains("hangs"));
+        row.holds(order.as_ref().is_err_and(told), || format!("it hangs: an order was answered {order:?}"));
         site.disk.thaw();
         leases.push(all_again(&site, &mut row, newcomer, "it goes on"));
+        let pinned = site.api(|client| client.machine("52:54:00:00:00:77")).ok().and_then(|m| m.pin);
+        row.holds(pinned.is_none(), || format!("a refused order was carried out: {pinned:?}"));
         known.boots(&site, &mut row, Takes::Everything, "it goes on");
         row.made(1);
     }

@@ -40,10 +40,11 @@ impl Disk {
         assert!(mkfs.success());
         fs::create_dir(folder.join("mnt")).unwrap();
         let mut command = tethered("unshare");
-        let script =
-            "mount -o loop,errors=remount-ro \"$0/disk\" \"$0/mnt\" && echo up && exec sleep infinity";
+        // Our end of its standard input closes with us: whoever waits for a frozen disk then can't be killed.
+        let script = "mount -o loop,errors=remount-ro \"$0/disk\" \"$0/mnt\" && exec 3<&0 && echo up && \
+                      { (cat; fsfreeze --unfreeze \"$0/mnt\") <&3 >/dev/null 2>&1 & exec sleep infinity; }";
         command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(folder);
-        command.stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = Running::start(command, "the disk").unwrap();
         let mut line = String::new();
         BufReader::new(holder.child().stdout.take().unwrap()).read_line(&mut line).unwrap();
