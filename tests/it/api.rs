@@ -29,9 +29,18 @@ pub struct Dir(pub PathBuf);
 
 impl Dir {
     pub fn new(what: &str) -> Dir {
+        Dir::below(&std::env::temp_dir(), what)
+    }
+
+    /// For what is written too often for a disk.
+    pub fn in_memory(what: &str) -> Dir {
+        Dir::below(std::path::Path::new("/dev/shm"), what)
+    }
+
+    fn below(folder: &std::path::Path, what: &str) -> Dir {
         let mut random = [0u8; 8];
         getrandom::fill(&mut random).unwrap();
-        let dir = std::env::temp_dir().join(format!("pristine-{what}-{:016x}", u64::from_ne_bytes(random)));
+        let dir = folder.join(format!("pristine-{what}-{:016x}", u64::from_ne_bytes(random)));
         std::fs::create_dir(&dir).unwrap();
         Dir(dir)
     }

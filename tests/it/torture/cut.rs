@@ -5,16 +5,17 @@ use super::{
     super::{api::Dir, images::noise, store::publish},
     Row,
     leases::{OURS, Service},
-    times,
+    long, times,
 };
 use pristine::{
-    client::Client,
+    client::{Client, ClientError},
     lab::{Host, Net},
-    model::Secret,
-    store::ImageStore,
+    model::{Digest, Secret},
+    store::{ImageStore, db::Db, trust::TrustFiles},
 };
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -38,7 +39,7 @@ fn filled(host: &Host, state: &Path) {
         let client = Client::new("http://127.0.0.1:8081", &state.join("api-token")).unwrap();
         client.set_default("web:1").unwrap();
         client.set_secret("root", &Secret::new(b"secret".to_vec())).unwrap();
-        for n in 0..20 {
+        for n in 0..PINS {
             client.pin(&format!("52:54:00:00:00:{n:02x}"), "web:1").unwrap();
         }
     })
@@ -61,6 +62,84 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     out
 }
 
+/// Machines that are pinned.
+const PINS: usize = 20;
+
+/// Whether the image is there, and all its blobs hash to their names.
+fn is_whole(store: &ImageStore) -> bool {
+    let Ok(image) = store.resolve("web:1") else { return false };
+    let mut digests = image.manifest.blobs().map(|blob| blob.digest).chain([image.digest]);
+    digests.all(|digest| {
+        let Ok(Some(mut reader)) = store.blobs().reader(digest) else { return false };
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).is_ok() && Digest::of(&bytes) == digest
+    })
+}
+
+/// Whether the store knows of something wrong in it.
+fn is_damaged(store: &ImageStore) -> bool {
+    store.entries().is_ok_and(|entries| entries.iter().any(|e| e.image.is_err()))
+        || store.damaged_images().is_ok_and(|bad| !bad.is_empty())
+        || store.bad_tags().is_ok_and(|bad| !bad.is_empty())
+}
+
+/// Opens what that file belongs to, as a start does; what is wrong with what comes of it. `None` where nothing but a
+/// process reads it.
+fn opened(folder: &Path, short: &Path) -> Option<Result<(), String>> {
+    let name = short.file_name()?.to_str()?;
+    Some(match name {
+        "pristine.db" | "pristine.db-wal" => match Db::open(folder) {
+            Ok((_, found)) => {
+                let pins = found.machines.iter().filter(|m| m.pin.is_some()).count();
+                let enough = pins == PINS && found.default.is_some() || name == "pristine.db-wal";
+                if enough { Ok(()) } else { Err(format!("only {pins} pins")) }
+            }
+            Err(why) if name == "pristine.db" && why.to_string().contains("pristine.db is damaged") => Ok(()),
+            Err(why) => Err(why.to_string()),
+        },
+        _ if name.starts_with("trust.") => match TrustFiles::at(folder).read() {
+            Ok(found) if found.trust.keys.len() == 1 => Ok(()),
+            Ok(found) => Err(format!("{found:?}")),
+            Err(why) if why.to_string().contains(name) => Ok(()),
+            Err(why) => Err(why.to_string()),
+        },
+        _ if short.starts_with("store") => match ImageStore::open(&folder.join("store")) {
+            Ok(store) if is_damaged(&store) || is_whole(&store) => Ok(()),
+            Ok(_) => Err("neither whole nor known to be damaged".into()),
+            Err(why) => Err(why.to_string()),
+        },
+        _ => return None,
+    })
+}
+
+/// A file cut at each of its bytes, in this process: what isn't right. False where no part of this process reads it.
+fn every_byte(state: &Path, short: &Path, row: &mut Row) -> bool {
+    // In memory: nothing here is about the disk.
+    let dir = Dir::in_memory("cut");
+    let whole = fs::read(state.join(short)).unwrap();
+    let about = match short.starts_with("store") {
+        true => vec!["store"],
+        false => vec!["pristine.db", "pristine.db-wal", "trust.json", "trust.accepted.json", "trust.clock"],
+    };
+    for at in (0..whole.len()).rev() {
+        for name in &about {
+            let (from, to) = (state.join(name), dir.0.join(name));
+            if from.is_file() {
+                fs::write(to, fs::read(from).unwrap()).unwrap();
+            } else if from.is_dir() && (at + 1 == whole.len()) {
+                assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+            }
+        }
+        let cut = dir.0.join(short);
+        let _ = fs::remove_file(&cut);
+        fs::write(&cut, &whole[..at]).unwrap();
+        let Some(found) = opened(&dir.0, short) else { return false };
+        row.holds(found.is_ok(), || format!("{} cut to {at}: {found:?}", short.display()));
+        row.made(1);
+    }
+    true
+}
+
 #[test]
 fn a_file_that_ends_in_its_middle_is_done_without_or_named() {
     let mut row = Row::new("state files cut at every byte");
@@ -78,8 +157,9 @@ fn a_file_that_ends_in_its_middle_is_done_without_or_named() {
             continue;
         }
         let size = fs::metadata(&file).unwrap().len();
-        // Every byte of what is small, and of what is large as many places.
-        let most = times(1, 200).min(size);
+        let in_process = long() && every_byte(&state, file.strip_prefix(&state).unwrap(), &mut row);
+        // By a process at each byte of what no part of this one reads; of the rest, some.
+        let most = times(1, if in_process { 12 } else { 400 }).min(size);
         for n in 0..most {
             let at = match most {
                 1 => size * (nth as u64 % 3) / 2,
@@ -98,12 +178,18 @@ fn a_file_that_ends_in_its_middle_is_done_without_or_named() {
             let what = format!("{short} cut to {at} of {size} bytes");
             match Service::within(&host, &copy, &[]) {
                 Ok(service) => {
-                    let answers = host.enter(|| {
-                        let client = Client::new("http://127.0.0.1:8081", &copy.join("api-token")).unwrap();
-                        client.status().map(|s| s.alarms).map_err(|e| e.to_string())
-                    });
-                    let answers = answers.unwrap();
-                    row.holds(answers.is_ok(), || format!("{what}: it starts, and {answers:?}"));
+                    let found = host.enter(|| as_answered(&copy)).unwrap();
+                    match found {
+                        Ok((pins, default, alarms)) => {
+                            let kept = (pins, default) == (PINS, true) || name == "pristine.db-wal";
+                            row.holds(kept, || format!("{what}: {pins} pins, default {default}"));
+                            let store = ImageStore::open_read_only(&copy.join("store"));
+                            row.holds(is_whole(&store) || !alarms.is_empty(), || {
+                                format!("{what}: the image is damaged, and nobody is told")
+                            });
+                        }
+                        Err(why) => row.holds(false, || format!("{what}: it starts, and {why}")),
+                    }
                     drop(service);
                 }
                 Err(said) => {
@@ -119,4 +205,13 @@ fn a_file_that_ends_in_its_middle_is_done_without_or_named() {
         }
     }
     row.end();
+}
+
+/// Of the running service: pinned machines, whether there is a default, and alarms.
+fn as_answered(state: &Path) -> Result<(usize, bool, Vec<String>), ClientError> {
+    let client = Client::new("http://127.0.0.1:8081", &state.join("api-token"))?;
+    let pins = client.machines(None)?.iter().filter(|m| m.pin.is_some()).count();
+    let default = client.default_target()?.target.is_some();
+    let alarms = client.status()?.alarms.into_iter().filter(|a| a.about != "disk");
+    Ok((pins, default, alarms.map(|a| a.text).collect()))
 }
