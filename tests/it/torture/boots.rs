@@ -222,7 +222,7 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// How long a stranger waits for an address.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(1_500);
 
 #[test]
 fn a_clock_that_is_set_gives_no_live_lease_away_and_ends_tokens() {
