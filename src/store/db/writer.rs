@@ -37,8 +37,8 @@ struct Pending {
     waiters: Vec<Waiter>,
     /// True while `changes` holds some that a transaction failed to write.
     failed: bool,
-    /// Since when a transaction is under way.
-    writing: Option<SystemTime>,
+    /// Since when a transaction is under way, and how many changes are in it.
+    writing: Option<(SystemTime, usize)>,
     /// Since when no transaction succeeded, and why the last one failed.
     trouble: Option<(SystemTime, DbError)>,
     closed: bool,
@@ -46,6 +46,13 @@ struct Pending {
     failures: u64,
     #[cfg(test)]
     max_pages: Option<u32>,
+}
+
+impl Pending {
+    /// Changes that are not on disk.
+    fn waiting(&self) -> usize {
+        self.changes.len() + self.writing.map_or(0, |(_, changes)| changes)
+    }
 }
 
 /// What callers and the thread share.
@@ -107,17 +114,17 @@ impl Shared {
     /// Changes that wait after a transaction that failed; 0 while all is well.
     pub(super) fn stuck(&self) -> usize {
         let pending = self.lock();
-        if pending.failed { pending.changes.len() } else { 0 }
+        if pending.trouble.is_some() { pending.waiting() } else { 0 }
     }
 
     /// What keeps changes from the disk now.
     pub(super) fn trouble(&self, path: &Path) -> Option<Trouble> {
         let pending = self.lock();
-        let waiting = pending.changes.len();
+        let waiting = pending.waiting();
         if let Some((since, error)) = &pending.trouble {
             return Some(Trouble { since: *since, error: error.clone(), waiting });
         }
-        let since = pending.writing?;
+        let (since, _) = pending.writing?;
         let long = since.elapsed().is_ok_and(|lasts| lasts >= HANGS);
         let error = DbError::Overloaded { path: path.into(), waiting };
         long.then_some(Trouble { since, error, waiting })
@@ -150,7 +157,7 @@ impl Shared {
                 pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        pending.writing = Some(SystemTime::now());
+        pending.writing = Some((SystemTime::now(), pending.changes.len()));
         pending.failed = false;
         Some((std::mem::take(&mut pending.changes), std::mem::take(&mut pending.waiters)))
     }
