@@ -9,8 +9,9 @@ use super::{
 };
 use pristine::{
     client::{Client, ClientError},
+    fleet::{ImportOrder, MachineRow},
     lab::{Host, Net},
-    model::{Digest, Secret},
+    model::{Digest, Mac, Secret},
     store::{ImageStore, db::Db, trust::TrustFiles},
 };
 use std::{
@@ -23,7 +24,7 @@ use std::{
 /// A state folder with a bit of everything, as a kill leaves it.
 fn filled(host: &Host, state: &Path) {
     let store = ImageStore::open(&state.join("store")).unwrap();
-    publish(&store, "web:1", &noise(300_000));
+    publish(&store, "web:1", &noise(100_000));
     let cli = |words: &[&str]| {
         let out =
             Command::new(env!("CARGO_BIN_EXE_pristine")).arg("--state-dir").arg(state).args(words).output();
@@ -39,9 +40,14 @@ fn filled(host: &Host, state: &Path) {
         let client = Client::new("http://127.0.0.1:8081", &state.join("api-token")).unwrap();
         client.set_default("web:1").unwrap();
         client.set_secret("root", &Secret::new(b"secret".to_vec())).unwrap();
-        for n in 0..PINS {
-            client.pin(&format!("52:54:00:00:00:{n:02x}"), "web:1").unwrap();
-        }
+        // In one transaction: each byte of its log is cut.
+        let row = |n: u8| MachineRow {
+            pin: Some(Some("web:1".to_owned())),
+            ..MachineRow::new(Mac([0x52, 0x54, 0, 0, 0, n]))
+        };
+        client
+            .import_machines(&ImportOrder { machines: (0..PINS).map(row).collect(), dry_run: false })
+            .unwrap();
     })
     .unwrap();
     cli(&["image", "scrub", "--rate", "0"]);
@@ -63,7 +69,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Machines that are pinned.
-const PINS: usize = 20;
+const PINS: u8 = 20;
 
 /// Whether the image is there, and all its blobs hash to their names.
 fn is_whole(store: &ImageStore) -> bool {
@@ -91,7 +97,8 @@ fn opened(folder: &Path, short: &Path) -> Option<Result<(), String>> {
         "pristine.db" | "pristine.db-wal" => match Db::open(folder) {
             Ok((_, found)) => {
                 let pins = found.machines.iter().filter(|m| m.pin.is_some()).count();
-                let enough = pins == PINS && found.default.is_some() || name == "pristine.db-wal";
+                let enough =
+                    pins == usize::from(PINS) && found.default.is_some() || name == "pristine.db-wal";
                 if enough { Ok(()) } else { Err(format!("only {pins} pins")) }
             }
             Err(why) if name == "pristine.db" && why.to_string().contains("pristine.db is damaged") => Ok(()),
@@ -117,18 +124,32 @@ fn every_byte(state: &Path, short: &Path, row: &mut Row) -> bool {
     // In memory: nothing here is about the disk.
     let dir = Dir::in_memory("cut");
     let whole = fs::read(state.join(short)).unwrap();
-    let about = match short.starts_with("store") {
-        true => vec!["store"],
-        false => vec!["pristine.db", "pristine.db-wal", "trust.json", "trust.accepted.json", "trust.clock"],
+    let copied = |name: &str| {
+        assert!(
+            Command::new("cp")
+                .arg("-a")
+                .args([state.join(name), dir.0.join(name)])
+                .status()
+                .unwrap()
+                .success()
+        )
     };
+    let beside = match short.to_str().unwrap() {
+        "pristine.db" => "pristine.db-wal",
+        "pristine.db-wal" => "pristine.db",
+        "trust.json" => "trust.accepted.json",
+        "trust.accepted.json" => "trust.json",
+        _ => "",
+    };
+    if short.starts_with("store") {
+        copied("store");
+    }
+    // An opening may write to it.
+    let beside =
+        (!beside.is_empty()).then(|| (dir.0.join(beside), fs::read(state.join(beside)).unwrap_or_default()));
     for at in (0..whole.len()).rev() {
-        for name in &about {
-            let (from, to) = (state.join(name), dir.0.join(name));
-            if from.is_file() {
-                fs::write(to, fs::read(from).unwrap()).unwrap();
-            } else if from.is_dir() && (at + 1 == whole.len()) {
-                assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
-            }
+        if let Some((file, bytes)) = &beside {
+            fs::write(file, bytes).unwrap();
         }
         let cut = dir.0.join(short);
         let _ = fs::remove_file(&cut);
@@ -181,7 +202,7 @@ fn a_file_that_ends_in_its_middle_is_done_without_or_named() {
                     let found = host.enter(|| as_answered(&copy)).unwrap();
                     match found {
                         Ok((pins, default, alarms)) => {
-                            let kept = (pins, default) == (PINS, true) || name == "pristine.db-wal";
+                            let kept = (pins, default) == (PINS.into(), true) || name == "pristine.db-wal";
                             row.holds(kept, || format!("{what}: {pins} pins, default {default}"));
                             let store = ImageStore::open_read_only(&copy.join("store"));
                             row.holds(is_whole(&store) || !alarms.is_empty(), || {

@@ -4,7 +4,8 @@
 
 use super::{super::api::Dir, Row, long, times};
 use pristine::{
-    lab::{Host, Net, Running},
+    client::{Client, ClientError},
+    lab::{Host, Net, Running, output_within},
     model::{LeaseState, Mac},
     store::db::Db,
 };
@@ -15,6 +16,8 @@ use std::{
     net::{Ipv4Addr, UdpSocket},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -180,6 +183,49 @@ impl Witness {
             clients.send_to(&release, service).unwrap();
         }
     }
+}
+
+/// Commands that read the database open and close it, beside the service that has it open and writes.
+#[test]
+fn commands_that_read_the_database_end_no_service() {
+    let state = Dir::new("readers");
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/16").unwrap();
+    let mut service = Service::start(&server, &state.0);
+    let over = AtomicBool::new(false);
+    let client = Client::new("http://127.0.0.1:8081", &state.0.join("api-token")).unwrap();
+    let orders = thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let write = || {
+                let mut orders = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let machine = format!("52:54:00:00:04:{:02x}", orders % 200);
+                    client.pin(&machine, ["local", "ignore"][orders / 200 % 2])?;
+                    orders += 1;
+                }
+                Ok::<_, ClientError>(orders)
+            };
+            server.enter(write).unwrap()
+        });
+        for round in 0..times(100, 500) {
+            for words in [&["log", "--verify", "--offline"][..], &["image", "rm", "nothing:1"], &["doctor"]] {
+                if words[0] == "doctor" && round % 10 > 0 {
+                    continue;
+                }
+                let mut command = Command::new(env!("CARGO_BIN_EXE_pristine"));
+                command.arg("--state-dir").arg(&state.0).args(words);
+                // What they say is other tests' matter.
+                output_within(command, BOUND).unwrap();
+            }
+            if service.0.ended().is_some() {
+                break;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        writes.join().unwrap()
+    });
+    assert!(service.0.ended().is_none(), "it ended: {:?}", service.0.ended());
+    assert!(orders.unwrap() > 20);
 }
 
 #[test]
