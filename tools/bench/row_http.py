@@ -115,10 +115,15 @@ def stalls(table, site, rounds):
     """The slowest small answers while a file comes from the disk."""
     def during(which, cold):
         with Wire() as wire, site.start(wire, which) as process:
-            port, path = site.path(which)
-            small = "/small" if which == "nginx" else "/boot/script?mac=02:00:00:00:00:01"
-            poke = [sys.executable, "-B", built("poke.py"), f"http://{wire.server_ip}:{port}{small}", 3]
-            helpers = [Process("poke", poke, site.folder / "poke.log", wire.client)]
+            port, _ = site.path(which)
+            # Small and from memory with both; and a boot script, which waits for the disk.
+            small = {"get": "/small" if which == "nginx" else "/nbp/autoexec.ipxe"}
+            if which != "nginx":
+                small["script"] = "/boot/script?mac=02:00:00:00:00:01"
+            helpers = []
+            for name, path in small.items():
+                poke = [sys.executable, "-B", built("poke.py"), f"http://{wire.server_ip}:{port}{path}", 3]
+                helpers.append(Process("poke", poke, site.folder / f"poke-{name}.log", wire.client))
             if which != "nginx":
                 load = [built("dhcpload"), wire.client_ip, wire.server_ip, 50, 2]
                 helpers.append(Process("dhcpload", load, site.folder / "load.log", wire.client))
@@ -128,7 +133,7 @@ def stalls(table, site, rounds):
                 site.drain(wire, process, which, 8, 60, once=True)
             for helper in helpers:
                 helper.wait(60)
-            found = {"get": json.loads((site.folder / "poke.log").read_text())["max_ms"]}
+            found = {name: json.loads((site.folder / f"poke-{name}.log").read_text())["max_ms"] for name in small}
             if which != "nginx":
                 load = json.loads((site.folder / "load.log").read_text())
                 found["offer"], found["ack"] = load["offer"]["max_ms"], load["ack"]["max_ms"]
@@ -144,6 +149,7 @@ def stalls(table, site, rounds):
         mine, idle, theirs = worst[f"{kind}, cold"], worst[f"{kind}, idle"], worst["nginx, cold"]
         note = f"{mine['get']:.1f} ms, {idle['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}"
         table.add("http", f"slowest small GET while 8 read a cold file, {kind}", "nginx likewise", mine["get"] / theirs["get"], "<= 1", note, worst)
-        for half, why in (("offer", ""), ("ack", ", which waits for the same disk")):
+        disk = ", which waits for the same disk"
+        for half, what, why in (("script", "boot script", disk), ("offer", "OFFER", ""), ("ack", "ACK", disk)):
             note = f"{mine[half]:.1f} by {idle[half]:.1f} ms{why}"
-            table.add("http", f"slowest {half.upper()} meanwhile, {kind}", "itself with nothing to do", mine[half] / idle[half], None, note, None)
+            table.add("http", f"slowest {what} meanwhile, {kind}", "itself with nothing to do", mine[half] / idle[half], None, note, None)

@@ -146,7 +146,7 @@ impl ImageStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
             Err(e) => return Err(io_at("open", &pack.path)(e)),
         };
-        let mut entries: Vec<_> = pack.entries().collect();
+        let mut entries: Vec<_> = pack.unmarked().collect();
         entries.sort_by_key(|e| e.offset);
         let mut buffer = Vec::new();
         for entry in entries {
@@ -184,7 +184,7 @@ impl ImageStore {
         // In every pack: which of them the blob was laid out over isn't known here.
         let places = |chunk: &ChunkRef| {
             let digest = chunk.digest;
-            view.packs.iter().filter_map(move |pack| Some((pack, pack.find(digest)?)))
+            view.packs.iter().filter_map(move |pack| Some((pack, pack.find_unmarked(digest)?)))
         };
         for (pack, entry) in chunks.iter().flat_map(places) {
             let file = match open.take().filter(|(id, _)| *id == pack.id) {

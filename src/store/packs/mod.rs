@@ -72,6 +72,17 @@ impl Pack {
         self.index.entries().filter(|e| self.is_good(e))
     }
 
+    /// Every chunk that is not known to be damaged, also where the file ends before it: another process may have
+    /// opened it when it was longer.
+    pub fn unmarked(&self) -> impl Iterator<Item = Entry> {
+        self.index.entries().filter(|e| !self.damaged.contains(&e.offset))
+    }
+
+    /// One of [`Pack::unmarked`].
+    pub fn find_unmarked(&self, digest: Digest) -> Option<Entry> {
+        self.index.find(digest).filter(|e| !self.damaged.contains(&e.offset))
+    }
+
     fn is_good(&self, entry: &Entry) -> bool {
         let end = entry.offset.saturating_add(entry.chunk.len.into());
         end <= self.size && !self.damaged.contains(&entry.offset)
