@@ -103,7 +103,7 @@ fn damage_on_disk_reaches_no_machine_and_is_known_after_one_look() {
         }
         let look = if round % 4 < 2 { &["image", "scrub", "--rate", "0"][..] } else { &["image", "verify"] };
         let found = site.service.cli(&site.server, look);
-        let whole = served(&site, addr, &mut row, true, &what);
+        let whole = served(&site, addr, &mut row, true, &format!("{what}, after {look:?}"));
         let (code, script) = site.script(1, addr);
         let named = script.contains(&format!("/blobs/{}", site.kernel));
         let alarms = site.alarms();
