@@ -72,10 +72,13 @@ fn change_on(client: &Client, from: u32, answered: &mpsc::Sender<Change>) {
             };
             let started = client.start_rollout(&order);
             let over = client.order_rollout(&rack, RolloutOrder::Abort);
-            match (started, over) {
+            match (&started, over) {
                 (Ok(_), Ok(_)) if answered.send((rack.clone(), "rollout", String::new())).is_ok() => {}
+                // Rollouts before moved the whole hall.
+                (Err(ClientError::Refused { body, .. }), _)
+                    if body.error.contains("none of which can be moved") => {}
                 (Ok(_), Err(ClientError::Refused { .. })) | (Err(ClientError::Refused { .. }), _) => {
-                    panic!("rollout {rack}: {:?}", client.rollout(&rack))
+                    panic!("rollout {rack}: {started:?}, {:?}", client.rollout(&rack))
                 }
                 _ => return,
             }
@@ -108,6 +111,16 @@ fn kill_9_amid_changes_leaves_a_whole_chain_that_tells_what_is() {
         let client = Client::new("http://127.0.0.1:8081", &token).unwrap();
         server.enter(|| client.status()).unwrap().unwrap();
         is_up_again(&mut row, begun);
+        // No more than 64 fit.
+        let rollouts = server.enter(|| client.rollouts()).unwrap().unwrap();
+        if rollouts.len() > 40 {
+            for rollout in rollouts {
+                let name = rollout.rollout.name;
+                let _ = server.enter(|| client.order_rollout(&name, RolloutOrder::Abort)).unwrap();
+                server.enter(|| client.remove_rollout(&name)).unwrap().unwrap();
+            }
+            answered.retain(|change| change.1 != "rollout");
+        }
         let (send, answers) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
