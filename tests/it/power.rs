@@ -230,7 +230,15 @@ async fn one_that_hangs_is_given_up_in_time() {
     let given_up = server.bmc(Duration::from_millis(200)).act(PowerAction::Cycle).await;
     assert_eq!(given_up, Err(PowerError::Late(Duration::from_millis(200))));
     drop(listener);
-    let said = server.bmc(LONGEST).status().await.unwrap_err().to_string();
+    // A process that another test starts just now has the listener for a moment longer, and resets connections.
+    let mut said = String::new();
+    for _ in 0..100 {
+        said = server.bmc(LONGEST).status().await.unwrap_err().to_string();
+        if !said.contains("reset") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(said.contains("refused"), "{said}");
 }
 
