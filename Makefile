@@ -92,7 +92,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60), from its corpus on; what breaks
 	for target in $$(cargo fuzz list); do \
 	    mkdir -p fuzz/grown/$$target; \
 	    RUSTC_BOOTSTRAP=1 cargo fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target -- \
-	        -max_total_time=$(FUZZ_SECONDS) -timeout=20 -detect_leaks=0 -rss_limit_mb=2048 -print_final_stats=1; \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=20 -detect_leaks=0 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
 	done
 
 fmt: ## formats the sources
