@@ -1,13 +1,15 @@
 // The least that serving a file over TCP costs on this machine: one connection at a time, whatever it asks for is answered with FILE,
-// by a loop of sendfile(2) that waits in the kernel. What no HTTP server of the same kernel can be much faster than.
+// by a loop of sendfile(2) in full frames (TCP_CORK), with nothing else to do. Cheaper than this no HTTP server of the same kernel can be.
 //
 //   floor SERVER_IP PORT FILE
 #define _GNU_SOURCE
 #include "common.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -41,10 +43,16 @@ int main(int argc, char **argv) {
     for (;;) {
         int fd = accept(listener, NULL, NULL);
         if (fd < 0) die("accept");
+        setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
         while (asked(fd)) {
             off_t sent = 0;
+            struct pollfd room = {.fd = fd, .events = POLLOUT};
             if (send(fd, head, len, MSG_MORE | MSG_NOSIGNAL) != len) break;
-            while (sent < about.st_size && sendfile(fd, file, &sent, about.st_size - sent) > 0) {}
+            fcntl(fd, F_SETFL, O_NONBLOCK);
+            while (sent < about.st_size) {
+                if (sendfile(fd, file, &sent, about.st_size - sent) <= 0 && (errno != EAGAIN || poll(&room, 1, 60000) <= 0)) break;
+            }
+            fcntl(fd, F_SETFL, 0);
             if (sent < about.st_size) break;
         }
         close(fd);
