@@ -73,7 +73,8 @@ NAMES = {"kea": "Kea (memfile, threads)", "dnsmasq": "dnsmasq (lease file)"}
 
 def measure(server, tool, rate, seconds, folder):
     """One run against a fresh server: exchanges in a second, drops, waits in ms, and processor time."""
-    seconds = min(seconds, MOST / rate)
+    # perfdhcp knows whole seconds.
+    seconds = max(1, int(min(seconds, MOST / rate)))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with Wire() as wire, SERVERS[server](wire, folder) as process:
