@@ -314,7 +314,7 @@ pub struct Interface {
 }
 
 fn probe_ms() -> u16 {
-    250
+    100
 }
 
 fn watch_others() -> bool {

@@ -1,5 +1,5 @@
 //! Asks by ARP whether an address is taken before it is given to somebody (RFC 5227 section 2.1, in
-//! the quarter of a second that a new client will wait). Any number of questions share one socket.
+//! the tenth of a second that a new client will wait). Any number of questions share one socket.
 
 use super::arp;
 use crate::{

@@ -60,7 +60,8 @@ impl Default for InterfaceSettings {
             mode: Mode::Full,
             http_port: 8080,
             router_advertisement: None,
-            probe_ms: 250,
+            // As Kea waits for a ping. A neighbour answers within a millisecond or two.
+            probe_ms: 100,
             watch_others: Some(WatchPace::default()),
             bounds: LinkBounds::default(),
         }

@@ -4,6 +4,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `dice` | chance from a seed |
+//! | `fate` | which images fail on which machines |
 //! | `relay` | DHCP of all machines through one relay agent |
 //! | `http` | a request from a machine's own address |
 //! | `machine` | one boot, step by step |
@@ -16,6 +17,7 @@
 
 mod crew;
 mod dice;
+mod fate;
 mod http;
 mod machine;
 mod record;
@@ -38,6 +40,7 @@ use crate::{
 };
 use crew::Crew;
 use dice::Dice;
+use fate::Fates;
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
@@ -113,11 +116,11 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     let fleet: Vec<Mac> = (0..machines).map(mac_of).collect();
     site.register(options, &fleet)?;
     site.cli(&["default", &options.from.to_string()])?;
-    let good = site.digest(&options.from)?;
+    let dice = Dice::new(options.seed);
+    let fates = Fates { dice, failures: options.failures, good: site.digest(&options.from)? };
     let mut tally = Tally::default();
 
-    let dice = Dice::new(options.seed);
-    let crew = site.fleet.enter(|| Crew::start(options, dice, good, &fleet))??;
+    let crew = site.fleet.enter(|| Crew::start(options, fates, &fleet))??;
     timeline.say(&format!("Power on, over {} s.", options.storm.as_secs()));
     let bound = Bound::from_now(options.bound);
     let began = Instant::now();
@@ -133,9 +136,9 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     if let Some(to) = &options.to {
         site.roll(options, to, &crew, timeline, bound, &mut tally)?;
         tally.rollout_boots(&crew.take());
-        let machines = site.machines()?;
-        tally.outcome = Some(Outcome::of(&machines));
-        let most = record::most_in_flight(&site.log()?, &site.boots(&machines)?, &machines, site.digest(to)?);
+        let (machines, to) = (site.machines()?, site.digest(to)?);
+        tally.outcome = Some(Outcome::of(&machines, |mac| fates.of(mac, to).is_some()));
+        let most = record::most_in_flight(&site.log()?, &site.boots(&machines)?, &machines, to);
         tally.by_record(most, options.in_flight)?;
         timeline.say(&tally.to_string());
     }

@@ -165,7 +165,7 @@ impl Provisioner {
         // On disk before it leaves: after a restart it must not go to somebody else. Where it holds no secret,
         // a disk that takes nothing doesn't keep a machine from booting.
         let secret = ready.as_ref().is_some_and(|ready| !ready.secrets.is_empty());
-        match soon(&mut commit).await {
+        match soon(&mut commit, self.patience()).await {
             Soon::Saved => {}
             Soon::Waits(Some(error)) if secret || error == DbError::Closed => return Err(error.into()),
             Soon::Waits(None) if secret => commit.await?,

@@ -53,7 +53,7 @@ impl Provisioner {
             Answered { action: Action::Reply(reply), promise: Some(promised) } => (reply, promised),
             Answered { action, .. } => return action,
         };
-        let soon = soon(&mut commit).await;
+        let soon = soon(&mut commit, PATIENCE).await;
         let Some(ticket) = ticket else { return Action::Reply(reply) };
         if let Soon::Waits(error) = soon {
             let left = self.state().promises.left(&ticket, self.now());

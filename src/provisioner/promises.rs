@@ -18,7 +18,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-/// How long a machine waits for a disk that is slow, before it gets what needs none. DHCP clients ask again after
+/// How long a machine waits for a disk that is stuck, before it gets what needs none. DHCP clients ask again after
 /// some four seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a machine waits that needs the disk: whoever asked has asked again by then.
@@ -102,16 +102,16 @@ impl Promises {
     }
 }
 
-/// What became of a change within [`PATIENCE`].
+/// What became of a change for which somebody waits.
 pub(super) enum Soon {
     Saved,
     /// It waits for the disk, and will be saved when that takes anything again.
     Waits(Option<DbError>),
 }
 
-/// Waits for the disk, but not long.
-pub(super) async fn soon(commit: &mut Commit) -> Soon {
-    match tokio::time::timeout(PATIENCE, commit).await {
+/// Waits for the disk, but no longer than `patience`.
+pub(super) async fn soon(commit: &mut Commit, patience: Duration) -> Soon {
+    match tokio::time::timeout(patience, commit).await {
         Ok(Ok(())) => Soon::Saved,
         Ok(Err(error)) => Soon::Waits(Some(error)),
         Err(_) => Soon::Waits(None),
@@ -119,6 +119,12 @@ pub(super) async fn soon(commit: &mut Commit) -> Soon {
 }
 
 impl Provisioner {
+    /// How long a boot waits for a disk without which it could go on: what leaves unsaved is lost with a kill. Not
+    /// long where the disk is known to take nothing.
+    pub(super) fn patience(&self) -> Duration {
+        if self.0.db.trouble().is_some() { PATIENCE } else { LONGEST }
+    }
+
     /// A disk that takes nothing, or nearly nothing more.
     pub(super) fn disk_alarm(&self) -> Option<Alarm> {
         let folder = self.0.db.folder();

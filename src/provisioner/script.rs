@@ -47,7 +47,7 @@ impl Provisioner {
         // A kernel that was not looked at yet is hashed before the lock, not under it.
         self.look(&client, &server).await;
         let (script, mut commit) = self.script_locked(server, peer, &query, &client, &token, fresh)?;
-        if let Soon::Waits(error) = soon(&mut commit).await {
+        if let Soon::Waits(error) = soon(&mut commit, self.patience()).await {
             if let Some(error @ DbError::Closed) = error {
                 return Err(error.into());
             }

@@ -45,4 +45,5 @@ fn a_fleet_comes_up_and_rolls_over_within_its_limits_while_the_service_is_killed
     let count = |phase| outcome.phases.get(&phase).copied().unwrap_or_default();
     assert_eq!(count(Phase::Done) + count(Phase::Failed), MACHINES, "{tally}");
     assert!(count(Phase::Failed) > 0, "{tally}");
+    assert!(outcome.against_seed.is_empty(), "{tally}");
 }

@@ -3,12 +3,13 @@
 use super::{
     Options, PORT, RELAY, SERVER,
     dice::Dice,
+    fate::Fates,
     machine::{End, Outcome, World, boot},
     relay::Relay,
 };
 use crate::{
     lab::LabError,
-    model::{Digest, Mac},
+    model::Mac,
 };
 use std::{
     collections::HashMap,
@@ -48,7 +49,8 @@ impl Record {
 
 impl Crew {
     /// All machines, off. To be called inside the fleet's namespace: threads and sockets stay there.
-    pub fn start(options: &Options, dice: Dice, good: Digest, fleet: &[Mac]) -> Result<Crew, LabError> {
+    pub fn start(options: &Options, fates: Fates, fleet: &[Mac]) -> Result<Crew, LabError> {
+        let dice = fates.dice;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -63,8 +65,7 @@ impl Crew {
             relay,
             server: SERVER,
             port: PORT,
-            failures: options.failures,
-            good: Some(good),
+            fates,
             speed: options.speed,
             whole_roots: options.whole_roots,
         });

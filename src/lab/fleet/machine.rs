@@ -3,6 +3,7 @@
 
 use super::{
     dice::Dice,
+    fate::Fates,
     http::{Answer, Request},
     relay::{Client, Relay},
 };
@@ -40,10 +41,8 @@ pub struct World {
     pub server: Ipv4Addr,
     /// Its port for machines.
     pub port: u16,
-    /// Part of the machines that an image fails on, each image others.
-    pub failures: f64,
-    /// Images that never fail: the one that a fleet begins with.
-    pub good: Option<Digest>,
+    /// Which images fail on which of them.
+    pub fates: Fates,
     /// How much faster than real its delays pass.
     pub speed: f64,
     /// Fetch roots and their trees whole, not only their end, and hash them.
@@ -132,7 +131,7 @@ impl Boot<'_> {
         }
         self.pause("kernel", KERNEL).await;
 
-        let fails = self.fails(image);
+        let fails = self.world.fates.of(self.mac, image);
         self.dhcp(Client::Init).await?;
         self.report(token, Stage::Init).await?;
         self.report(token, Stage::Network).await?;
@@ -161,17 +160,6 @@ impl Boot<'_> {
         }
         self.report(token, Stage::Healthy).await?;
         Ok(End::Healthy)
-    }
-
-    /// Whether this image fails on this machine, and how: the same at every boot.
-    fn fails(&self, image: Digest) -> Option<End> {
-        let World { dice, failures, good, .. } = self.world;
-        if *good == Some(image) {
-            return None;
-        }
-        let what = format!("fails {image}");
-        let fails = dice.happens(self.mac, &what, 0, *failures);
-        fails.then(|| if dice.happens(self.mac, &what, 1, 0.5) { End::Failed } else { End::Hung })
     }
 
     async fn pause(&self, what: &str, median: Duration) {

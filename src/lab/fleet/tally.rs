@@ -11,6 +11,9 @@ use crate::{
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+/// Machines that are named one by one.
+const SHOWN: usize = 10;
+
 /// What happened so far.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -43,23 +46,32 @@ pub struct Outcome {
     pub phases: BTreeMap<Phase, u32>,
     /// SHA-256 over each machine's phase and last healthy image.
     pub digest: String,
+    /// Machines that ended otherwise than the seed has it, and why: what lost packets and kills of the service
+    /// did to the rollout, or a machine that is too slow for such a fleet.
+    pub against_seed: Vec<String>,
 }
 
 impl Outcome {
-    pub(super) fn of(machines: &[Machine]) -> Outcome {
+    pub(super) fn of(machines: &[Machine], fails: impl Fn(Mac) -> bool) -> Outcome {
         let mut sorted: Vec<&Machine> = machines.iter().collect();
         sorted.sort_by_key(|m| m.mac);
         let mut hash = Sha256::new();
         let mut phases = BTreeMap::new();
+        let mut against_seed = Vec::new();
         for machine in sorted {
             let phase = machine.part.as_ref().map(|part| part.phase);
             if let Some(phase) = phase {
                 *phases.entry(phase).or_default() += 1;
             }
+            let expected = if fails(machine.mac) { Phase::Failed } else { Phase::Done };
+            if let Some(part) = machine.part.as_ref().filter(|part| part.phase != expected) {
+                let why = part.reason.as_deref().unwrap_or("no reason");
+                against_seed.push(format!("{} {}: {why}", machine.mac, part.phase));
+            }
             hash.update(format!("{} {phase:?} {:?}\n", machine.mac, machine.last_healthy));
         }
         let digest = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        Outcome { phases, digest }
+        Outcome { phases, digest, against_seed }
     }
 }
 
@@ -200,7 +212,10 @@ impl fmt::Display for Tally {
                     "  outcome: {} ({})",
                     phases.join(", "),
                     outcome.digest.get(..16).unwrap_or_default()
-                )
+                )?;
+                let against = outcome.against_seed.len();
+                write!(f, "\n  {against} machines ended otherwise than the seed has it")?;
+                outcome.against_seed.iter().take(SHOWN).try_for_each(|line| write!(f, "\n    {line}"))
             }
             (Some(storm), None) => {
                 write!(f, "Storm: {storm}")?;
