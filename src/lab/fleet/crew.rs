@@ -7,10 +7,7 @@ use super::{
     machine::{End, Outcome, World, boot},
     relay::Relay,
 };
-use crate::{
-    lab::LabError,
-    model::Mac,
-};
+use crate::{lab::LabError, model::Mac};
 use std::{
     collections::HashMap,
     sync::{
