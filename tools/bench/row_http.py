@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 
 from content import drop_from_cache, imported, plain, squashfs
 from frame import GIB, Failed, Process, Wire, in_turns, median, run, wait_for
@@ -64,12 +65,22 @@ class Site:
 
     def drain(self, wire, process, which, clients, seconds, once=False):
         port, path = self.path(which)
-        before = process.cpu()
+        before, machine = process.cpu(), idle()
         args = [built("drain"), wire.server_ip, port, path, clients, seconds, *(["once"] if once else [])]
         said = json.loads(wire.client.run(*args, timeout=seconds + 60))
         if said["errors"] or not said["bytes"]:
             raise Failed(f"http: {which} sent errors or nothing: {said}")
-        return {"bytes_s": said["bytes"] / said["seconds"], "cpu_gib": (process.cpu() - before) / said["bytes"] * GIB}
+        rests, all_of_it = (after - before for after, before in zip(idle(), machine))
+        return {
+            "bytes_s": said["bytes"] / said["seconds"], "cpu_gib": (process.cpu() - before) / said["bytes"] * GIB,
+            "idle": rests / max(all_of_it, 1),
+        }
+
+
+def idle():
+    """Ticks that all cores rested, and all ticks."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return ticks[3], sum(ticks[:8])
 
 
 def rows(table, work, rounds, quick):
@@ -99,14 +110,14 @@ def rows(table, work, rounds, quick):
 
 def tell(table, how, turns, faster, cheaper):
     speed = {k: median([r["bytes_s"] for r in runs]) for k, runs in turns.items()}
-    cpu = {k: median([r["cpu_gib"] for r in runs]) for k, runs in turns.items()}
+    cpu, rest = ({k: median([r[what] for r in runs]) for k, runs in turns.items()} for what in ("cpu_gib", "idle"))
     if "floor" in turns:
         # At that price a core is as busy as it can be: nobody gets more through one connection, but by a cheaper way through the kernel.
         least = cpu["floor"] / cpu["nginx"]
         note = f"{cpu['floor']:.3f} by {cpu['nginx']:.3f} s/GiB: the least there is; a core gives nginx {1 / least:.2f} times its throughput by that"
         table.add("http", f"CPU per GiB, {how}, a bare loop of sendfile", "nginx sendfile", least, None, note, None)
     for kind in ("plain", "chunks"):
-        note = f"{speed[kind] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s"
+        note = f"{speed[kind] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s; the cores rest {rest[kind] * 100:.0f} by {rest['nginx'] * 100:.0f} % of the time"
         table.add("http", f"throughput, {how}, {kind}", "nginx sendfile", speed[kind] / speed["nginx"], faster, note, turns)
         note = f"{cpu[kind]:.3f} by {cpu['nginx']:.3f} s/GiB"
         table.add("http", f"CPU per GiB, {how}, {kind}", "nginx sendfile", cpu[kind] / cpu["nginx"], cheaper, note, None)

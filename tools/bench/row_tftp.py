@@ -5,6 +5,7 @@ all is the peer of both rows.
 """
 
 import os
+import resource
 import time
 
 from frame import GIB, ROOT, Failed, Process, Wire, in_turns, median, run, wait_for
@@ -39,7 +40,7 @@ def start(which, wire, folder):
 
 
 def fetch(which, folder, size, window, times):
-    """Bytes a second and processor time for a GiB, over `times` transfers."""
+    """Bytes a second, processor time for a GiB, and which part of the time the client was busy, over `times` transfers."""
     with Wire() as wire, start(which, wire, folder) as process:
         out = folder / "got"
         options = f"--option 'blksize {BLOCK}'" + (f" --option 'windowsize {window}'" if window else "")
@@ -47,10 +48,17 @@ def fetch(which, folder, size, window, times):
         wire.client.run("sh", "-c", f"{get} {out}", timeout=120)
         if out.stat().st_size != size:
             raise Failed(f"tftp: {which} sent {out.stat().st_size} bytes of {size}")
-        before, began = process.cpu(), time.monotonic()
+        before, client, began = process.cpu(), ended_children(), time.monotonic()
         wire.client.run("sh", "-ec", f"for n in $(seq {times}); do {get} /dev/null; done", timeout=120)
         took = time.monotonic() - began
-        return {"bytes_s": size * times / took, "cpu_gib": (process.cpu() - before) / (size * times) * GIB}
+        busy = (ended_children() - client) / took
+        return {"bytes_s": size * times / took, "cpu_gib": (process.cpu() - before) / (size * times) * GIB, "client": busy}
+
+
+def ended_children():
+    """Processor time of the children that ended: of the clients, since no server does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rows(table, work, rounds, quick):
@@ -66,7 +74,9 @@ def rows(table, work, rounds, quick):
         cpu = {s: median([r["cpu_gib"] for r in runs]) for s, runs in turns.items()}
         peer = max(servers[1:], key=lambda s: speed[s])
         how = f"windowsize {window}" if window else "no windowsize"
+        busy = {s: median([r["client"] for r in runs]) for s, runs in turns.items()}
         others = ", ".join(f"{s} {speed[s] / 1e6:.0f}" for s in servers)
+        others += f"; the client is busy {busy['pristine'] * 100:.0f} % of the time with pristine, {busy[peer] * 100:.0f} % with {peer}"
         table.add("tftp", f"throughput, {how}", f"best: {peer}", speed["pristine"] / speed[peer], reach, f"MB/s: {others}", turns)
         # What tftpd-hpa forks nobody waits for, so that nobody is told what it took.
         counted = [s for s in servers if s != "tftpd-hpa"]
