@@ -91,12 +91,14 @@ pub struct Db {
 
 impl Db {
     /// Opens or makes the database of a state folder and takes the folder's lock. Fails, touching
-    /// nothing, where another service holds it or where the database is damaged.
+    /// nothing, where another service holds it or where the database is damaged: it and its log then
+    /// stay as they are, byte for byte.
     pub fn open(state_dir: &Path) -> Result<(Db, Loaded), DbError> {
         let lock = StateLock::take(state_dir)?;
         let path = state_dir.join(DB_FILE);
-        let conn = schema::open(state_dir, &path)?;
+        let mut conn = schema::open(state_dir, &path)?;
         let loaded = rows::load(&conn, &path)?;
+        schema::take(&mut conn, &path)?;
         let shared = Arc::new(Shared::new());
         let anchor = schema::Anchor::hold(&path)?;
         let thread = writer::start(shared.clone(), conn, path.clone())?;

@@ -22,7 +22,7 @@ pub enum DbError {
     },
     /// The file is cut, overwritten or not ours.
     #[error(
-        "{path} is damaged ({why}). Stop here: leases and pins in it are not served. Put back a backup of it, or, to start empty, move it and its -wal and -shm away"
+        "{path} is damaged ({why}). Stop here: leases and pins in it are not served, and nothing in it was changed. Move it and its -wal and -shm away, which belong to no other database. Put back a backup of it then, or start empty"
     )]
     Damaged {
         /// The database.
@@ -75,7 +75,7 @@ pub enum DbError {
     },
     /// SQLite met a page that can't be one, amid a transaction. The service goes on with what it knows.
     #[error(
-        "{path} is damaged ({why}): nothing can be saved any more, and what runs goes on with what is in memory. Check its disk, end the service, and put back a backup of it"
+        "{path} is damaged ({why}): nothing can be saved any more, and what runs goes on with what is in memory. Check its disk, end the service, move it and its -wal and -shm away, and put back a backup of it"
     )]
     Rotten {
         /// The database.

@@ -1,7 +1,7 @@
 //! Opening the file: pragmas, format and migrations, and telling damage from a first start.
 
 use super::DbError;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::{fs::File, io::ErrorKind, path::Path, sync::Mutex, time::Duration};
 
@@ -48,21 +48,29 @@ const PAGE: u64 = 4096;
 /// Opens the database, or makes it. It is made under another name and renamed when it is whole, so
 /// that an empty or cut file under its own name is always damage and never taken for a first start,
 /// which would forget every lease.
+///
+/// Nothing in an existing one is changed before [`take`], also where it is refused.
 pub(super) fn open(state_dir: &Path, path: &Path) -> Result<Connection, DbError> {
     if !path.try_exists().map_err(|e| open_error(path, &e))? {
         create(state_dir, path)?;
     }
-    let mut conn = connect(path)?;
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // Its log, put into a damaged database when that is closed, would be gone for whoever wants to save what is left.
+    checkpoints_at_close(&conn, false).map_err(|e| sql_error(path, &e))?;
     check(&conn, path)?;
-    migrate(&mut conn, path)?;
     Ok(conn)
 }
 
+/// Brings a database that was found whole to today's format and settings. It puts its log into itself when it is closed.
+pub(super) fn take(conn: &mut Connection, path: &Path) -> Result<(), DbError> {
+    set_up(conn).map_err(|e| sql_error(path, &e))?;
+    migrate(conn, path)?;
+    checkpoints_at_close(conn, true).map_err(|e| sql_error(path, &e))
+}
+
 /// Opens an existing database for writing, without looking at what is in it.
-pub(super) fn connect(path: &Path) -> Result<Connection, DbError> {
-    not_cut(path)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(|e| sql_error(path, &e))?;
+pub(super) fn open_again(path: &Path) -> Result<Connection, DbError> {
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     set_up(&conn).map_err(|e| sql_error(path, &e))?;
     Ok(conn)
 }
@@ -115,11 +123,20 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Option<Connection>, DbErr
     if !path.try_exists().map_err(|e| open_error(path, &e))? {
         return Ok(None);
     }
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map(Some)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, DbError> {
     not_cut(path)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(|e| sql_error(path, &e))?;
-    conn.busy_timeout(Duration::from_secs(5)).map_err(|e| sql_error(path, &e))?;
-    Ok(Some(conn))
+    let sql = |e: rusqlite::Error| sql_error(path, &e);
+    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(sql)?;
+    // Before anything else: it makes even the first read wait for another process' checkpoint.
+    conn.busy_timeout(Duration::from_secs(5)).map_err(sql)?;
+    Ok(conn)
+}
+
+fn checkpoints_at_close(conn: &Connection, does: bool) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !does).map(drop)
 }
 
 fn create(state_dir: &Path, path: &Path) -> Result<(), DbError> {
@@ -149,8 +166,6 @@ fn create(state_dir: &Path, path: &Path) -> Result<(), DbError> {
 }
 
 fn set_up(conn: &Connection) -> rusqlite::Result<()> {
-    // Before anything else: it makes even the first read wait for another process' checkpoint.
-    conn.busy_timeout(Duration::from_secs(5))?;
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(rusqlite::Error::InvalidQuery);
@@ -200,13 +215,12 @@ fn check(conn: &Connection, path: &Path) -> Result<(), DbError> {
 fn migrate(conn: &mut Connection, path: &Path) -> Result<(), DbError> {
     let sql = |e: rusqlite::Error| sql_error(path, &e);
     let from: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(sql)?;
+    let tx = conn.transaction().map_err(sql)?;
     for (n, step) in (1_i64..).zip(MIGRATIONS).filter(|(n, _)| *n > from) {
-        let tx = conn.transaction().map_err(sql)?;
         tx.execute_batch(step).map_err(sql)?;
         tx.pragma_update(None, "user_version", n).map_err(sql)?;
-        tx.commit().map_err(sql)?;
     }
-    Ok(())
+    tx.commit().map_err(sql)
 }
 
 /// What SQLite says, with damage told apart from trouble that passes.

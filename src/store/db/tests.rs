@@ -224,6 +224,52 @@ fn damage_is_an_error_that_names_the_file_and_the_next_step() {
 }
 
 #[test]
+fn a_refused_start_changes_neither_the_database_nor_its_log() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    db.enqueue((0..200).map(|n| Change::Machine(machine(n).into())).collect()).wait().unwrap();
+    drop(db);
+    let (db, _) = open(&dir);
+    db.enqueue(vec![Change::Lease(lease(1, 1))]).wait().unwrap();
+    // What a kill leaves: machines in the database, the lease in its log.
+    let killed = TempDir::new();
+    copy(dir.path(), killed.path());
+    let refused = |what: &str, spoil: &dyn Fn(&Path)| {
+        let spoilt = TempDir::new();
+        copy(killed.path(), spoilt.path());
+        spoil(&spoilt.path().join(DB_FILE));
+        let files = || [DB_FILE, "pristine.db-wal"].map(|name| std::fs::read(spoilt.path().join(name)).ok());
+        let before = files();
+        assert!(Db::open(spoilt.path()).is_err(), "{what} was taken");
+        assert!(Db::open_read_only(spoilt.path()).is_err(), "{what} was read");
+        assert!(files() == before, "{what}: a refused start changed it");
+    };
+    refused("pages overwritten", &|path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[4_096..].iter_mut().for_each(|b| *b ^= 0xa5);
+        std::fs::write(path, bytes).unwrap();
+    });
+    let by_sql = |path: &Path, sql: &str| {
+        let conn = rusqlite::Connection::open(path).unwrap();
+        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        conn.execute_batch(sql).unwrap();
+    };
+    refused("a row that is none", &|path| {
+        by_sql(path, "UPDATE machines SET body = '{' WHERE mac = (SELECT max(mac) FROM machines)")
+    });
+    refused("an older format with a row that is none", &|path| {
+        by_sql(path, "UPDATE leases SET body = '{'; DROP TABLE profiles; PRAGMA user_version = 5");
+    });
+    refused("another program's", &|path| {
+        std::fs::remove_file(path).unwrap();
+        std::fs::remove_file(path.with_extension("db-wal")).unwrap();
+        by_sql(path, "CREATE TABLE theirs (n); INSERT INTO theirs VALUES (1)");
+    });
+    let (_db, loaded) = Db::open(killed.path()).unwrap();
+    assert_eq!((loaded.machines.len(), loaded.leases.len()), (200, 1), "it was the damage");
+}
+
+#[test]
 fn a_lost_database_beside_its_log_is_damage_not_a_first_start() {
     let dir = TempDir::new();
     let (db, _) = open(&dir);

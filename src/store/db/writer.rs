@@ -227,7 +227,7 @@ fn write(
     let mut current = match conn.take() {
         Some(c) => c,
         // A full disk has no room for the log's index either.
-        None => schema::connect(path).map_err(|e| match e {
+        None => schema::open_again(path).map_err(|e| match e {
             DbError::Open { path, why } => DbError::Write { path, why },
             DbError::Damaged { path, why } => DbError::Rotten { path, why },
             other => other,
