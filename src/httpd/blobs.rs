@@ -163,9 +163,6 @@ fn respond<M: Machines>(
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     };
-    // Only what reaches the end of the blob makes it whole at the client.
-    let mut reaches_end = false;
-    let mut proof = None;
     let pieces = match wanted {
         Wanted::NotModified => {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -182,18 +179,12 @@ fn respond<M: Machines>(
         }
         Wanted::Whole => {
             set(StatusCode::OK, OCTETS);
-            reaches_end = true;
-            // Not even a client that trusts what it asks for takes a part for the whole.
-            proof = if is_get { proof_of(&app, &blob) } else { None };
             vec![Piece::Blob(0..size)]
         }
         Wanted::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
             Ok([part]) => {
                 set(StatusCode::PARTIAL_CONTENT, OCTETS);
                 put(&mut response, header::CONTENT_RANGE, &content_range(&part, size));
-                reaches_end = part.end == size;
-                // All of it, by another word.
-                proof = if is_get && reaches_end && part.start == 0 { proof_of(&app, &blob) } else { None };
                 vec![Piece::Blob(part)]
             }
             Err(parts) => {
@@ -207,6 +198,11 @@ fn respond<M: Machines>(
     if !is_get {
         return response;
     }
+    // Not even a client that trusts what it asks for takes a part for the whole, by whatever word it asked for that.
+    let is_whole = matches!(pieces.as_slice(), [Piece::Blob(part)] if *part == (0..size));
+    let proof = if is_whole { proof_of(&app, &blob) } else { None };
+    // Only what reaches the end of the blob makes it whole at the client.
+    let reaches_end = matches!(pieces.as_slice(), [Piece::Blob(part)] if part.end == size);
     let BlobFile { digest, content } = blob;
     let runtime = tokio::runtime::Handle::current();
     if let Some(boot) = boot {
