@@ -1,6 +1,6 @@
 //! The audit log.
 
-use super::{Refusal, router::Api};
+use super::{Refusal, on_disk::on_disk, router::Api};
 use crate::{
     model::{
         Millis,
@@ -51,7 +51,7 @@ pub async fn list(
         after: page.after,
         limit: page.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT),
     };
-    on_disk(&api, move |log| log.page(&query)).await.map(Json)
+    read(&api, move |log| log.page(&query)).await.map(Json)
 }
 
 pub async fn verify(
@@ -61,7 +61,7 @@ pub async fn verify(
     let noted = asked(query, "?head=")?.head.map(|head| head.parse()).transpose();
     let noted =
         noted.map_err(|words: String| Refusal::new(StatusCode::BAD_REQUEST, format!("head=: {words}")))?;
-    on_disk(&api, move |log| log.verify(noted)).await.map(Json)
+    read(&api, move |log| log.verify(noted)).await.map(Json)
 }
 
 fn asked<T>(query: Result<Query<T>, QueryRejection>, allowed: &str) -> Result<T, Refusal> {
@@ -70,19 +70,14 @@ fn asked<T>(query: Result<Query<T>, QueryRejection>, allowed: &str) -> Result<T,
         .map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, e.body_text()).hint(allowed.to_owned()))
 }
 
-async fn on_disk<T: Send + 'static>(
+async fn read<T: Send + 'static>(
     api: &Api,
     read: impl FnOnce(&AuditLog) -> Result<T, DbError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let log = api.provisioner().audit_log();
-    let failed = |error: String| {
+    on_disk("reading the audit log", move || read(&log)).await?.map_err(|error| {
         tracing::error!(%error, "the audit log can't be read");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error)
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             .hint("`pristine log --verify` looks at the whole log")
-    };
-    match tokio::task::spawn_blocking(move || read(&log)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(e)) => Err(failed(e.to_string())),
-        Err(e) => Err(failed(e.to_string())),
-    }
+    })
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `router` | every route there is |
 //! | `machines`, `profiles`, `boots`, `site`, `secrets`, `power`, `log`, `bulk`, … | what they do |
+//! | `on_disk` | what reads and writes files |
 //! | `by` | in whose name something is changed |
 //! | `watch` | the live stream |
 //! | `metrics` | the counters, for Prometheus |
@@ -19,6 +20,7 @@ mod by;
 mod log;
 mod machines;
 mod metrics;
+mod on_disk;
 mod power;
 mod profiles;
 mod refusal;

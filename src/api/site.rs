@@ -1,12 +1,12 @@
 //! What is of the whole site: default, leases, images, status.
 
-use super::{Refusal, by::Ordered, machines::Body, router::Api};
+use super::{Refusal, by::Ordered, machines::Body, on_disk::on_disk, router::Api};
 use crate::{
     model::{
         Lease,
         wire::{Assign, Assigned, ImageView, Status},
     },
-    store::{ImageStore, ResolveError, images::Entry},
+    store::{ResolveError, images::Entry},
 };
 use axum::{
     Json,
@@ -14,6 +14,8 @@ use axum::{
     http::StatusCode,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
+
+const READING: &str = "reading the image store";
 
 pub async fn default(State(api): State<Api>) -> Json<Assigned> {
     let assigned = api.provisioner().default_target();
@@ -38,7 +40,8 @@ pub async fn leases(State(api): State<Api>) -> Json<Vec<Lease>> {
 }
 
 pub async fn images(State(api): State<Api>) -> Result<Json<Vec<ImageView>>, Refusal> {
-    let entries = on_disk(&api, |store| store.entries()).await??;
+    let store = api.images().clone();
+    let entries = on_disk(READING, move || store.entries()).await??;
     Ok(Json(entries.into_iter().map(view).collect()))
 }
 
@@ -46,7 +49,8 @@ pub async fn image(
     State(api): State<Api>,
     Path(reference): Path<String>,
 ) -> Result<Json<ImageView>, Refusal> {
-    let found = on_disk(&api, move |store| -> Result<Option<Entry>, ResolveError> {
+    let store = api.images().clone();
+    let found = on_disk(READING, move || -> Result<Option<Entry>, ResolveError> {
         let digest = store.resolve(&reference)?.digest;
         Ok(store.entries()?.into_iter().find(|e| e.digest == digest))
     })
@@ -70,7 +74,7 @@ pub async fn status(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
 
 pub(super) async fn status_of(api: &Api) -> Result<Status, Refusal> {
     let of = api.clone();
-    on_disk(api, move |_| look(&of)).await
+    on_disk(READING, move || look(&of)).await
 }
 
 fn look(api: &Api) -> Status {
@@ -100,16 +104,4 @@ fn view(entry: Entry) -> ImageView {
     };
     let size = manifest.iter().flat_map(|m| m.blobs()).map(|b| b.size).sum();
     ImageView { digest: entry.digest, tags: entry.tags, manifest, size, damage }
-}
-
-/// The store reads files: not on the threads that answer.
-async fn on_disk<T: Send + 'static>(
-    api: &Api,
-    work: impl FnOnce(&ImageStore) -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    let store = api.images().clone();
-    tokio::task::spawn_blocking(move || work(&store)).await.map_err(|e| {
-        tracing::error!(error = %e, "reading the image store failed");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "reading the image store failed")
-    })
 }

@@ -1,7 +1,7 @@
 //! Images that are pushed to this site: begin, chunks, commit. Bodies are larger than elsewhere and take
 //! longer, so few are in work at once.
 
-use super::{Refusal, router::Api};
+use super::{Refusal, on_disk::on_disk, router::Api};
 use crate::{
     image::{
         progress::Silent,
@@ -24,6 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+const WORKING: &str = "working on the upload";
 /// Largest body of chunks.
 const MAX_CHUNKS: usize = 16 << 20;
 /// Bodies of uploads that are in memory at once.
@@ -73,7 +74,8 @@ pub async fn commit(
     Query(wish): Query<Wish>,
 ) -> Result<Json<UploadDone>, Refusal> {
     let image = digest(&image)?;
-    let stored = on_disk(&api, move |uploads| uploads.commit(image, wish.move_tag, &Silent)).await?;
+    let uploads = api.uploads().clone();
+    let stored = on_disk(WORKING, move || uploads.commit(image, wish.move_tag, &Silent)).await??;
     let done = stored.published;
     tracing::info!(image = %done.digest, existed = done.existed, "an image was pushed");
     Ok(Json(UploadDone {
@@ -109,19 +111,8 @@ async fn with_body<T: Send + 'static>(
             false => Refusal::new(StatusCode::BAD_REQUEST, "the body broke off"),
         }
     })?;
-    on_disk(api, move |uploads| work(uploads, &body)).await
-}
-
-async fn on_disk<T: Send + 'static>(
-    api: &Api,
-    work: impl FnOnce(&Uploads) -> Result<T, TransferError> + Send + 'static,
-) -> Result<T, Refusal> {
     let uploads = api.uploads().clone();
-    let done = tokio::task::spawn_blocking(move || work(&uploads)).await.map_err(|error| {
-        tracing::error!(%error, "working on an upload failed");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "working on the upload failed")
-    })?;
-    Ok(done?)
+    Ok(on_disk(WORKING, move || work(&uploads, &body)).await??)
 }
 
 fn is_full(error: &StoreError) -> bool {
