@@ -16,7 +16,10 @@ use crate::{
     },
     store::StoreLock,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 impl Known for State {
     fn machine(&self, mac: Mac) -> Option<&Machine> {
@@ -182,7 +185,7 @@ impl State {
 /// What references mean now. For images with the guard that holds off their removal.
 pub(super) struct Targets {
     found: BTreeMap<String, Result<BootTarget, String>>,
-    images: BTreeMap<Digest, Image>,
+    images: BTreeMap<Digest, Arc<Image>>,
     _guard: Option<StoreLock>,
 }
 
@@ -234,16 +237,14 @@ impl Provisioner {
                 let target = if let Some(target) = BootTarget::of_word(&reference) {
                     Ok(target)
                 } else if let Some(digest) = assigned {
-                    targets
-                        .images
-                        .extend(this.0.images.get(digest).ok().flatten().map(|i| (digest, Image::clone(&i))));
+                    targets.images.extend(this.0.images.get(digest).ok().flatten().map(|i| (digest, i)));
                     Ok(BootTarget::Image { digest })
                 } else {
                     let found = this.0.images.resolve(&reference).map_err(|e| e.to_string());
                     found.and_then(|image| {
                         this.voucher()(&image)?;
                         let digest = image.digest;
-                        targets.images.insert(digest, image);
+                        targets.images.insert(digest, Arc::new(image));
                         Ok(BootTarget::Image { digest })
                     })
                 };
