@@ -43,7 +43,7 @@ struct Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         let written = self.conn.written();
-        self.conn.open(false);
+        self.conn.response_ends();
         let complete = !self.conn.is_dead() && self.needs.is_some_and(|needs| written >= needs);
         if let Some(tell) = self.tell.take() {
             tell(Delivery { complete, bytes: written.saturating_sub(self.began) });
@@ -115,7 +115,7 @@ impl PieceBody {
         conn.sends(content.as_ref());
         let began = conn.written();
         let needs = (left == 0).then_some(began);
-        conn.open(true);
+        conn.response_begins();
         let receipt = Some(Receipt { conn, began, needs, tell });
         PieceBody { content, pieces, window: VecDeque::new(), ahead: None, left, receipt, proof: None }
     }

@@ -55,12 +55,14 @@ impl ConnState {
         *self.blob.lock().unwrap_or_else(PoisonError::into_inner) = blob.cloned();
     }
 
-    /// A response begins, or the kernel has taken all of one.
-    pub(super) fn open(&self, begins: bool) {
-        match begins {
-            true => self.open.fetch_add(1, Ordering::AcqRel),
-            false => self.open.fetch_sub(1, Ordering::AcqRel),
-        };
+    /// A response begins.
+    pub(super) fn response_begins(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The kernel has taken all of a response, or it is over.
+    pub(super) fn response_ends(&self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn blob(&self) -> Option<Arc<Content>> {
