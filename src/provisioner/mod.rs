@@ -136,18 +136,14 @@ impl Provisioner {
         nbps: Nbps,
         clock: Arc<dyn Clock>,
     ) -> Result<Provisioner, DbError> {
-        let (db, loaded) = Db::open(state_dir)?;
+        let (found, loaded) = Db::find(state_dir)?;
         let now = clock.now();
         let vouching = Vouching::new(options.require_signature, state_dir);
-        let rules = Rules::new(loaded.rules).map_err(|why| DbError::Damaged {
-            path: state_dir.join(crate::store::db::DB_FILE),
-            why: format!("{why}; was it written by a newer program?"),
-        })?;
+        let unknown = |why| found.damaged(format!("{why}; was it written by a newer program?"));
+        let rules = Rules::new(loaded.rules).map_err(unknown)?;
+        let profiles = Profiles::new(loaded.profiles).map_err(unknown)?;
+        let db = found.open()?;
         let key = options.secrets_key.clone().unwrap_or_else(|| state_dir.join(SECRETS_KEY));
-        let profiles = Profiles::new(loaded.profiles).map_err(|why| DbError::Damaged {
-            path: state_dir.join(crate::store::db::DB_FILE),
-            why: format!("{why}; was it written by a newer program?"),
-        })?;
         let mut state = State::new(options, loaded.machines, rules, loaded.default);
         state.profiles = profiles;
         state.rollouts = loaded.rollouts.into_iter().map(|r| (r.name.clone(), r)).collect();

@@ -136,8 +136,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use crate::{
         model::{Arch, BootTarget, Rule},
-        provisioner::{CommandError, MachinePatch, Options, tests::World},
+        provisioner::{CommandError, MachinePatch, Options, Provisioner, TestClock, tests::World},
+        store::{Nbps, testing::TempDir},
     };
+    use std::sync::Arc;
 
     const A: &str = "52:54:00:00:00:01";
     const B: &str = "52:54:00:00:00:02";
@@ -170,6 +172,30 @@ mod tests {
 
         w.prov.remove_rule("racks").await.unwrap();
         assert_eq!(w.restart().prov.explain(A).unwrap().rule, Rule::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_rule_that_can_t_be_read_refuses_the_start_and_changes_nothing() {
+        let w = World::new(Options::default());
+        w.prov.set_rule("racks", "rack=a1", "local").await.unwrap();
+        // What a kill leaves, and a newer program wrote.
+        let killed = TempDir::new();
+        let files = || ["pristine.db", "pristine.db-wal"].map(|name| killed.path().join(name));
+        for file in files() {
+            std::fs::copy(w.state_dir().join(file.file_name().unwrap()), file).unwrap();
+        }
+        let bytes = || files().map(|file| std::fs::read(file).ok());
+        let conn = rusqlite::Connection::open(&files()[0]).unwrap();
+        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        conn.execute("UPDATE rules SET body = replace(body, 'rack=a1', 'rack~a1')", []).unwrap();
+        drop(conn);
+        let before = bytes();
+        let (images, nbps) = (w.prov.images().clone(), Nbps::load(killed.path()).unwrap());
+        let clock = Arc::new(TestClock::at(1));
+        let refused = Provisioner::open(Options::default(), killed.path(), images, nbps, clock);
+        let said = refused.err().expect("a refused start").to_string();
+        assert!(said.contains("racks") && said.contains("newer program"), "{said}");
+        assert!(bytes() == before, "a refused start changed it");
     }
 
     #[tokio::test]

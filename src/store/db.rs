@@ -26,6 +26,7 @@ use crate::model::{
     audit::LogHead,
 };
 use lock::StateLock;
+use rusqlite::Connection;
 use std::{
     future::Future,
     path::{Path, PathBuf},
@@ -90,19 +91,21 @@ pub struct Db {
 }
 
 impl Db {
-    /// Opens or makes the database of a state folder and takes the folder's lock. Fails, touching
-    /// nothing, where another service holds it or where the database is damaged: it and its log then
-    /// stay as they are, byte for byte.
-    pub fn open(state_dir: &Path) -> Result<(Db, Loaded), DbError> {
+    /// Takes the lock of a state folder, and reads or makes its database. Fails where another service holds the
+    /// folder or where the database is damaged. An existing one is changed in nothing before [`Found::open`]: it and
+    /// its log stay as they are, byte for byte.
+    pub fn find(state_dir: &Path) -> Result<(Found, Loaded), DbError> {
         let lock = StateLock::take(state_dir)?;
         let path = state_dir.join(DB_FILE);
-        let mut conn = schema::open(state_dir, &path)?;
+        let conn = schema::open(state_dir, &path)?;
         let loaded = rows::load(&conn, &path)?;
-        schema::take(&mut conn, &path)?;
-        let shared = Arc::new(Shared::new());
-        let anchor = schema::Anchor::hold(&path)?;
-        let thread = writer::start(shared.clone(), conn, path.clone())?;
-        Ok((Db { shared, thread: Some(thread), path, anchor, _lock: lock }, loaded))
+        Ok((Found { conn, path, lock }, loaded))
+    }
+
+    /// [`Db::find`] and [`Found::open`], where nobody looks at what was found in between.
+    pub fn open(state_dir: &Path) -> Result<(Db, Loaded), DbError> {
+        let (found, loaded) = Db::find(state_dir)?;
+        Ok((found.open()?, loaded))
     }
 
     /// What the database holds, without taking the lock: for commands that work beside a running
@@ -155,6 +158,31 @@ impl Db {
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
         self.shared.limit_pages(pages);
+    }
+}
+
+/// A database that can be read, and the lock of its folder. Dropped, both are let go of, and nothing was changed.
+pub struct Found {
+    conn: Connection,
+    path: PathBuf,
+    // After the connection in drop order.
+    lock: StateLock,
+}
+
+impl Found {
+    /// Damage, in the words of whoever can't make sense of what was read.
+    pub fn damaged(&self, why: String) -> DbError {
+        DbError::Damaged { path: self.path.clone(), why }
+    }
+
+    /// From now on it is written.
+    pub fn open(self) -> Result<Db, DbError> {
+        let Found { mut conn, path, lock } = self;
+        schema::take(&mut conn, &path)?;
+        let shared = Arc::new(Shared::new());
+        let anchor = schema::Anchor::hold(&path)?;
+        let thread = writer::start(shared.clone(), conn, path.clone())?;
+        Ok(Db { shared, thread: Some(thread), path, anchor, _lock: lock })
     }
 }
 
