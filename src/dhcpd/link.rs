@@ -3,7 +3,7 @@
 
 use super::{
     Answer, InterfaceSettings,
-    counters::{Counters, LinkStatus, Seldom},
+    counters::{Counters, LinkStatus},
     gate::{Gate, Permit, Refused, RequestKey},
     links::{Interface, Usable},
     others::{self, Others},
@@ -13,7 +13,7 @@ use crate::{
     dhcp::{self, Action, Link, MessageType, Mode, Port, Probed, Reason, Reply, Request},
     model::Mac,
     netboot::ServerAddr,
-    provisioner::Answered,
+    provisioner::{Answered, Seldom},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use std::{

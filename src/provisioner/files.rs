@@ -10,7 +10,7 @@ use crate::{
     netboot::{ServerAddr, autoexec_script},
 };
 use bytes::Bytes;
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Instant};
 
 /// What iPXE runs first of all, from the folder that it was itself fetched from.
 const AUTOEXEC: &str = "autoexec.ipxe";
@@ -59,7 +59,9 @@ impl Provisioner {
             TransferOutcome::Probe => return,
             TransferOutcome::Aborted { at, why } => {
                 state.stats.files_broken += 1;
-                tracing::info!(%peer, name, at, why, "transfer of a boot file given up by the client");
+                if let Some(more) = self.0.say_broken.due(Instant::now()) {
+                    tracing::info!(%peer, name, at, why, more, "transfer of a boot file given up by the client");
+                }
                 let (name, why) = (tidy(name), tidy(why));
                 let text = format!("it gave up its boot file {name} after {at} bytes, saying: {why}");
                 drop(locked);
@@ -67,7 +69,9 @@ impl Provisioner {
             }
             TransferOutcome::TimedOut { at } => {
                 state.stats.files_broken += 1;
-                tracing::info!(%peer, name, at, "transfer of a boot file timed out");
+                if let Some(more) = self.0.say_broken.due(Instant::now()) {
+                    tracing::info!(%peer, name, at, more, "transfer of a boot file timed out");
+                }
                 drop(locked);
                 return self.file_trouble(peer, format!(
                     "the transfer of its boot file {} went silent after {at} bytes: a firewall blocks UDP's high \

@@ -28,6 +28,7 @@
 //! | who vouches for an image, where the site wants that | `vouching` |
 //! | what is promised while the disk takes nothing | `promises` |
 //! | stuck attempts, strangers that left | `ticker` |
+//! | what machines could fill the log with | `seldom` |
 
 mod answer;
 mod attempt_table;
@@ -57,6 +58,7 @@ mod rule;
 mod rules;
 mod script;
 mod secret;
+mod seldom;
 mod state;
 mod stepped;
 mod suspect;
@@ -74,6 +76,7 @@ pub use clock::{Clock, SystemClock, TestClock};
 pub use lease::Answered;
 pub use orders::Order;
 pub use secret::MAX_SECRET;
+pub use seldom::Seldom;
 pub use suspect::Suspect;
 pub use types::{
     Bounds, CommandError, ConfigError, ConfigQuery, Explanation, FileAnswer, MachinePatch, Options, Pinned,
@@ -106,6 +109,10 @@ use vouching::Vouching;
 /// Changed attempts that a slow watcher may be behind before it misses some.
 const WATCH_BACKLOG: usize = 1_024;
 
+/// Between two lines of the log about boot files that were not fetched whole: who asks for them decides how many
+/// there are.
+const SAY_BROKEN: Duration = Duration::from_secs(1);
+
 /// The provisioner, in the name of somebody: of the service, where nobody else is named. Cheap to clone; all
 /// clones are one.
 #[derive(Clone)]
@@ -122,6 +129,7 @@ struct Inner {
     revision: AtomicU64,
     clock: Arc<dyn Clock>,
     watchers: broadcast::Sender<BootAttempt>,
+    say_broken: Seldom,
 }
 
 impl Provisioner {
@@ -163,7 +171,8 @@ impl Provisioner {
         let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
         let vault = Vault::new(&key);
         let state = Mutex::new(state);
-        let inner = Inner { state, db, images, nbps, vouching, vault, revision, clock, watchers };
+        let say_broken = Seldom::new(SAY_BROKEN);
+        let inner = Inner { state, db, images, nbps, vouching, vault, revision, clock, watchers, say_broken };
         Ok(Provisioner(Arc::new(inner), By::service()))
     }
 

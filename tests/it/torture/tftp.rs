@@ -7,7 +7,7 @@ use super::{
     times,
 };
 use crate::dhcpd::harness::until;
-use pristine::lab::Host;
+use pristine::{client::Client, lab::Host};
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -118,6 +118,11 @@ fn ack_storm<T>(host: &Host, work: impl FnOnce() -> T) -> (T, usize, usize) {
     })
 }
 
+/// Lines of the service's log about files that were not fetched whole.
+fn broken_in_log(site: &Site) -> usize {
+    std::fs::read_to_string(site.service.log_path()).unwrap().matches("transfer of a boot file").count()
+}
+
 /// The code of the error that a request gets.
 fn refusal(host: &Host, request: &[u8]) -> Option<u16> {
     let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
@@ -168,7 +173,17 @@ fn clients_that_misbehave_cost_little_and_a_good_read_is_quick() {
         };
         let half_open = bad.enter(open).unwrap();
         good(&mut row, "300 half-open");
+        let broken =
+            || site.api(Client::status).unwrap().counters["provisioner"]["files_broken"].as_u64().unwrap();
+        let (before, said, began) = (broken(), broken_in_log(&site), Instant::now());
         drop(half_open);
+        until("all of them are counted", || (broken() >= before + 300).then_some(()));
+        let said = broken_in_log(&site) - said;
+        // One a second; two lines may lie in the one that was begun.
+        let most = 2 + usize::try_from(began.elapsed().as_secs()).unwrap();
+        row.holds((1..=most).contains(&said), || {
+            format!("{said} lines of the log about 300 that were given up")
+        });
         let ((), sent, came) = ack_storm(&bad, || good(&mut row, "in a storm"));
         eprintln!("{sent} ACKs in a storm got {came} bytes");
         row.holds(sent > 1_000, || format!("no storm: {sent} ACKs"));
