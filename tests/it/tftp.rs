@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use pristine::{
-    lab::process::{output_within, tethered},
+    lab::{
+        Net,
+        process::{output_within, tethered},
+    },
     netboot::ServerAddr,
     provisioner::{FileAnswer, TransferOutcome},
     tftpd::{Files, Server, Settings},
@@ -72,11 +75,16 @@ fn program(len: usize) -> Bytes {
 }
 
 fn serve_with(settings: Settings) -> Served {
+    serve_at(Ipv4Addr::LOCALHOST, settings)
+}
+
+/// In the network namespace of this thread.
+fn serve_at(ip: Ipv4Addr, settings: Settings) -> Served {
     let files = [("snponly.efi", 270_001), ("whole.bin", 512 * 64), ("empty", 0), ("grub/grub.cfg", 100)];
     let files = files.into_iter().map(|(name, len)| (name.to_owned(), program(len))).collect();
     let (sender, told) = mpsc::channel();
     let shelf = Shelf { files: Arc::new(files), told: sender };
-    let here = ServerAddr { ip: Ipv4Addr::LOCALHOST, http_port: 8080 };
+    let here = ServerAddr { ip, http_port: 8080 };
     let server = Server::bind(Settings { servers: vec![here], port: 0, ..settings }).unwrap();
     let (addr, counters) = (server.local_addrs()[0], server.counters());
     let runtime = Runtime::new().unwrap();
@@ -295,6 +303,43 @@ fn a_request_sent_twice_is_one_transfer() {
         }
         assert_eq!((packet[1], from), (6, transfer), "one OACK, perhaps sent again by its timer");
     }
+}
+
+/// The kernel cuts a window into packets no more then: it refuses what is longer than the link's frames.
+#[test]
+fn a_link_whose_frames_become_shorter_amid_a_window_gets_its_packets_one_by_one() {
+    let (len, at_once) = (1_400, 8);
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/16").unwrap();
+    let machine = net.host("machine", "198.18.0.2/16").unwrap();
+    let ip = Ipv4Addr::new(198, 18, 0, 1);
+    let served = server.enter(|| serve_at(ip, Settings::default())).unwrap();
+    let client = machine.enter(|| UdpSocket::bind("198.18.0.2:0").unwrap()).unwrap();
+    client.set_read_timeout(Some(BOUND)).unwrap();
+    let options = format!("blksize\0{len}\0windowsize\0{at_once}\0");
+    client.send_to(&rrq("whole.bin", &options), served.addr).unwrap();
+    let (oack, transfer) = receive(&client);
+    assert_eq!(oack, [b"\0\x06", options.as_bytes()].concat());
+    client.send_to(b"\0\x04\0\0", transfer).unwrap();
+    let (mut file, mut block, mut is_last) = (Vec::new(), 0, false);
+    while !is_last {
+        let (packet, _) = receive(&client);
+        // Where this test is slow, the server's timer sends a window again.
+        if packet[..4] != [0, 3, 0, block + 1] {
+            continue;
+        }
+        block += 1;
+        file.extend(&packet[4..]);
+        is_last = packet.len() < 4 + len;
+        if block == at_once {
+            server.run(&["ip", "link", "set", "eth0", "mtu", "1000"]).unwrap();
+        }
+        if is_last || block % at_once == 0 {
+            client.send_to(&[0, 4, 0, block], transfer).unwrap();
+        }
+    }
+    assert_eq!(file, program(512 * 64));
+    served.completed("whole.bin", file.len());
 }
 
 #[test]
