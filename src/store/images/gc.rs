@@ -22,7 +22,8 @@ use std::{
     sync::Arc,
 };
 
-/// A pack is written anew where at least this part of it is garbage, in percent.
+/// A pack is written anew where at least this part of it is garbage, in percent; and where its own index is lost, so
+/// that it has two again.
 const WORTH: u64 = 10;
 /// Most packs that are worked on at once: each is an open file.
 const MAX_CLAIMS: usize = 256;
@@ -92,6 +93,12 @@ impl ImageStore {
             let _lock = self.wait_lock(FlockOperation::LockExclusive)?;
             self.needed_chunks()?
         };
+        for pack in &view.packs {
+            // On a full disk there is no room for it, but for what this is about.
+            if let Err(error) = self.heal_copy(pack) {
+                tracing::warn!(%error, "the copy of a pack's index stays damaged");
+            }
+        }
         self.collect_unreadable(&mut done)?;
         let ours: BTreeSet<String> = claimed.iter().map(|(pack, _)| pack.id.clone()).collect();
         for (pack, claim) in claimed {
@@ -153,7 +160,7 @@ impl ImageStore {
             done.garbage += garbage;
             if self.0.blobs.packs().is_awaited(&pack.path) {
                 done.awaited += 1;
-            } else if live == 0 || garbage * 100 >= pack.data() * WORTH {
+            } else if live == 0 || garbage * 100 >= pack.data() * WORTH || pack.hangs_on_copy() {
                 candidates.push(Candidate { pack: Arc::clone(pack), live });
             }
         }

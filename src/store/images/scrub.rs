@@ -9,7 +9,7 @@ use crate::{
         chunk::ChunkRef,
         durable::{self, Stamp},
         mapped::is_damage,
-        packs::{Pack, format::Entry},
+        packs::{Pack, View, format::Entry},
     },
 };
 use rustix::fs::{Advice, FlockOperation, fadvise};
@@ -102,9 +102,13 @@ impl ImageStore {
         let blobs = &self.0.blobs;
         let view = blobs.packs().view()?;
         done.found.extend(view.unreadable.iter().map(|(path, what)| format!("{}: {what}", path.display())));
+        self.mark_lost(&view)?;
         for pack in &view.packs {
             if !self.scrub_pack(pack, &mut done, pace)? {
                 return Ok(None);
+            }
+            if self.heal_copy(pack)? {
+                done.found.push(format!("{}: made anew", pack.copy().0.display()));
             }
         }
         for digest in blobs.list()? {
@@ -163,6 +167,35 @@ impl ImageStore {
         Ok(true)
     }
 
+    /// Makes the copy of a pack's index anew where that is not what it should be; whether it was so. One that is
+    /// missing says that a command was killed, see [`Packs::unconfirmed`].
+    ///
+    /// [`Packs::unconfirmed`]: crate::store::packs::Packs::unconfirmed
+    pub(super) fn heal_copy(&self, pack: &Pack) -> Result<bool, StoreError> {
+        let (path, whole) = pack.copy();
+        let is_whole = || {
+            let file = File::open(&path)?;
+            let mut found = vec![0; whole.len()];
+            let as_long = file.metadata()?.len() == whole.len() as u64;
+            io::Result::Ok(as_long && read_from_disk(&file, &mut found, 0).is_ok() && found == whole)
+        };
+        match is_whole() {
+            Ok(true) => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Ok(false) | Err(_) => {}
+        }
+        // Whoever removes packs holds it exclusively.
+        let _lock = self.wait_lock(FlockOperation::LockShared)?;
+        if !pack.path.exists() {
+            return Ok(false);
+        }
+        self.0.blobs.packs().restore_copy(pack).map(|()| true)
+    }
+
+    fn mark_lost(&self, view: &View) -> Result<(), StoreError> {
+        view.unreadable.iter().try_for_each(|(path, _)| self.0.blobs.packs().mark_lost(path))
+    }
+
     /// Looks at a blob whose bytes were found wrong, on the disk, and marks what is damaged of it; how much that
     /// is. As after a scrub, that isn't served any more, and storing the same bytes again heals it.
     pub fn quarantine(&self, digest: Digest) -> Result<usize, StoreError> {
@@ -179,6 +212,7 @@ impl ImageStore {
             };
         };
         let view = blobs.packs().view()?;
+        self.mark_lost(&view)?;
         let mut open: Option<(&str, File)> = None;
         let (mut found, mut buffer) = (0, Vec::new());
         // In every pack: which of them the blob was laid out over isn't known here.
@@ -297,7 +331,7 @@ fn is_digest_of(path: &Path, digest: Digest, pace: Pace<'_>) -> io::Result<Optio
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::store::images::gc::tests::{import, whole};
+    use crate::store::images::gc::tests::{import, whole as whole_root};
     use crate::store::{chunk::tests::noise, testing::TempDir};
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt as _;
@@ -344,6 +378,59 @@ mod tests {
         assert_eq!(store.last_scrub(), Some(done));
     }
 
+    fn pack_of(store: &ImageStore) -> std::sync::Arc<Pack> {
+        let view = store.blobs().packs().view().unwrap();
+        view.packs.iter().max_by_key(|p| p.size).unwrap().clone()
+    }
+
+    #[test]
+    fn a_pack_has_two_whole_indices_again_after_a_scrub_or_a_collection() {
+        let dir = TempDir::new();
+        let store = ImageStore::open(dir.path()).unwrap();
+        let root = noise(3, 2 << 20);
+        import(&store, "web:1", &root);
+        let (copy, whole) = pack_of(&store).copy();
+        let is_whole = || fs::read(&copy).unwrap() == whole;
+        flip(&copy, 60);
+        let done = scrub(&store);
+        assert!(is_whole() && done.images.is_empty());
+        assert!(matches!(&*done.found, [one] if one.contains(".idx: made anew")), "{done:?}");
+        assert!(scrub(&store).found.is_empty());
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+        File::options().write(true).open(&copy).unwrap().set_len(20).unwrap();
+        store.collect(false, &|_| ()).unwrap();
+        assert!(!is_whole(), "it was only asked what would be done");
+        store.collect(true, &|_| ()).unwrap();
+        assert!(is_whole());
+
+        let old = pack_of(&store);
+        flip(&old.path, old.size - 1);
+        let store = ImageStore::open(dir.path()).unwrap();
+        assert_eq!(store.collect(true, &|_| ()).unwrap().removed, 1);
+        fs::remove_file(pack_of(&store).copy().0).unwrap();
+        let store = ImageStore::open_read_only(dir.path());
+        assert!(pack_of(&store).id != old.id && whole_root(&store, &root), "by its own index");
+    }
+
+    #[test]
+    fn what_others_can_t_read_is_not_served_by_who_has_it_in_memory() {
+        let dir = TempDir::new();
+        let store = ImageStore::open(dir.path()).unwrap();
+        let root = noise(4, 2 << 20);
+        import(&store, "web:1", &root);
+        let service = ImageStore::open(dir.path()).unwrap();
+        assert!(service.blob(Digest::of(&root)).unwrap().is_some());
+        let pack = pack_of(&store);
+        fs::remove_file(pack.copy().0).unwrap();
+        fs::set_permissions(&pack.path, fs::Permissions::from_mode(0o644)).unwrap();
+        File::options().write(true).open(&pack.path).unwrap().set_len(pack.size / 2).unwrap();
+        let looker = ImageStore::open_read_only(dir.path());
+        looker.quarantine(Digest::of(&root)).unwrap();
+        assert!(matches!(service.blob(Digest::of(&root)), Err(StoreError::Corrupt { .. })));
+        import(&store, "web:1", &root);
+        assert!(service.blob(Digest::of(&root)).unwrap().is_some() && whole_root(&service, &root));
+    }
+
     #[test]
     fn a_plain_blob_with_a_flipped_bit_is_quarantined_and_healed() {
         let dir = TempDir::new();
@@ -381,7 +468,7 @@ mod tests {
             prop_assert!(refused);
             prop_assert_eq!(scrub(&store).found.len(), 0, "known by now");
             import(&store, "web:1", &root);
-            prop_assert!(whole(&store, &root) && scrub(&store).images.is_empty());
+            prop_assert!(whole_root(&store, &root) && scrub(&store).images.is_empty());
         }
     }
 }

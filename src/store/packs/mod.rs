@@ -30,6 +30,8 @@ use std::{
 
 /// Ends the name of a mark that is about a blob that is a plain file.
 const BLOB: &str = "blob";
+/// Ends the name of a mark that is about a pack of which somebody could read neither index.
+const LOST: &str = "lost";
 /// How long chunks that nothing needs wait for the blob that they were sent for.
 const AWAITED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -43,6 +45,8 @@ pub struct Pack {
     /// Bytes of the file.
     pub size: u64,
     index: Arc<Index>,
+    /// Whether its own index could be read, and not only the copy.
+    has_index: bool,
     /// Where damaged chunks begin.
     damaged: BTreeSet<u64>,
     mapped: Mutex<Weak<Mapped>>,
@@ -81,6 +85,16 @@ impl Pack {
     /// One of [`Pack::unmarked`].
     pub fn find_unmarked(&self, digest: Digest) -> Option<Entry> {
         self.index.find(digest).filter(|e| !self.damaged.contains(&e.offset))
+    }
+
+    /// Whether the copy of its index is the last, and all of its chunks are there as far as is known.
+    pub fn hangs_on_copy(&self) -> bool {
+        !self.has_index && self.index.entries().all(|e| self.is_good(&e))
+    }
+
+    /// What the copy of its index should be: where that lies, and its bytes.
+    pub fn copy(&self) -> (PathBuf, Vec<u8>) {
+        (self.path.with_extension("idx"), Index::write(self.index.entries().collect()))
     }
 
     fn is_good(&self, entry: &Entry) -> bool {
@@ -199,10 +213,14 @@ impl Packs {
     fn list(&self, known: &Arc<View>) -> Result<Arc<View>, StoreError> {
         let mut damaged: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         let mut plain_damaged = BTreeSet::new();
+        let mut lost = BTreeSet::new();
         for path in dir_entries(&self.0.damaged)? {
             let mark = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split_once('.'));
             if let Some((digest, BLOB)) = mark {
                 plain_damaged.extend(digest.parse::<Digest>().ok());
+            }
+            if let Some((id, LOST)) = mark {
+                lost.insert(id.to_owned());
             }
             if let Some((id, Ok(offset))) = mark.map(|(id, at)| (id, u64::from_str_radix(at, 16))) {
                 damaged.entry(id.to_owned()).or_default().insert(offset);
@@ -213,23 +231,18 @@ impl Packs {
             let Some(id) = id_of(&path) else { continue };
             let damaged = damaged.remove(&id).unwrap_or_default();
             let old = known.packs.binary_search_by(|p| p.id.cmp(&id)).ok().and_then(|n| known.packs.get(n));
-            match old {
+            // What others can't read goes by the disk, not by what is still in memory of it.
+            match old.filter(|_| !lost.contains(&id)) {
                 Some(old) if old.damaged == damaged => packs.push(Arc::clone(old)),
                 Some(old) => {
-                    let (index, size) = (Arc::clone(&old.index), old.size);
-                    packs.push(Arc::new(Pack { id, path, size, index, damaged, mapped: Mutex::default() }));
+                    let (index, has_index, size) = (Arc::clone(&old.index), old.has_index, old.size);
+                    let mapped = Mutex::default();
+                    packs.push(Arc::new(Pack { id, path, size, index, has_index, damaged, mapped }));
                 }
                 None => match read_index(&path) {
-                    Ok((index, size)) => {
-                        let index = Arc::new(index);
-                        packs.push(Arc::new(Pack {
-                            id,
-                            path,
-                            size,
-                            index,
-                            damaged,
-                            mapped: Mutex::default(),
-                        }));
+                    Ok((index, has_index, size)) => {
+                        let (index, mapped) = (Arc::new(index), Mutex::default());
+                        packs.push(Arc::new(Pack { id, path, size, index, has_index, damaged, mapped }));
                     }
                     // Removed since the folder was read.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -249,19 +262,29 @@ impl Packs {
 
     /// Marks a blob that is a plain file as damaged, or as whole again.
     pub fn mark_plain(&self, digest: Digest, damaged: bool) -> Result<(), StoreError> {
-        let path = self.0.damaged.join(format!("{digest}.{BLOB}"));
-        let made = match damaged {
-            true => File::create(&path).and_then(|_| durable::sync_dir(&self.0.damaged)),
-            false => durable::remove_file(&path).map(drop),
-        };
-        made.map_err(io_at("make", &path))?;
+        let name = format!("{digest}.{BLOB}");
+        if damaged {
+            return self.mark(&name);
+        }
+        let path = self.0.damaged.join(name);
+        durable::remove_file(&path).map_err(io_at("remove", &path))?;
         self.forget();
         Ok(())
     }
 
     /// Marks a chunk as damaged: nobody finds it in this pack any more.
     pub fn mark_damaged(&self, pack: &Pack, offset: u64) -> Result<(), StoreError> {
-        let path = self.0.damaged.join(format!("{}.{offset:x}", pack.id));
+        self.mark(&format!("{}.{offset:x}", pack.id))
+    }
+
+    /// Has every process look anew at a pack of which neither index can be read: who still knows them would serve what
+    /// is lost to all others, and to itself at its next start.
+    pub fn mark_lost(&self, pack: &Path) -> Result<(), StoreError> {
+        id_of(pack).map_or(Ok(()), |id| self.mark(&format!("{id}.{LOST}")))
+    }
+
+    fn mark(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.0.damaged.join(name);
         let made = File::create(&path).and_then(|_| durable::sync_dir(&self.0.damaged));
         made.map_err(io_at("make", &path))?;
         self.forget();
@@ -326,8 +349,7 @@ impl Packs {
 
     /// Makes the copy of a pack's index anew.
     pub fn restore_copy(&self, pack: &Pack) -> Result<(), StoreError> {
-        let path = pack.path.with_extension("idx");
-        let bytes = Index::write(pack.index.entries().collect());
+        let (path, bytes) = pack.copy();
         durable::write_atomic(&path, &bytes, 0o444).map_err(io_at("write", &path))
     }
 
@@ -351,17 +373,16 @@ fn id_of(path: &Path) -> Option<String> {
     (hex && path.extension()? == "pack").then(|| id.to_owned())
 }
 
-/// The index of the pack at `path`, from its copy where it is damaged; and the pack's size.
-fn read_index(path: &Path) -> io::Result<(Index, u64)> {
+/// The index of the pack at `path`, from its copy where it is damaged; whether it is its own; and the pack's size.
+fn read_index(path: &Path) -> io::Result<(Index, bool, u64)> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let read = match Index::read(&file, size) {
+    match Index::read(&file, size) {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
             let copy = File::open(path.with_extension("idx")).map_err(|_| e)?;
             let len = copy.metadata()?.len();
-            Index::read(&copy, len)
+            Ok((Index::read(&copy, len)?.0, false, size))
         }
-        read => read,
-    };
-    Ok((read?.0, size))
+        read => Ok((read?.0, true, size)),
+    }
 }
