@@ -16,7 +16,7 @@ use pristine::{
         squash_read::{Kind, Squashfs},
     },
     model::{Arch, AttemptId, BlobRef, Digest, Facts, Image, LeaseState, Mac, Machine, Manifest},
-    netboot::{NbpAnswer, ScriptInput, ScriptTarget, ServerAddr, boot_script},
+    netboot::{NbpAnswer, Roots, ScriptInput, ScriptTarget, ServerAddr, boot_script},
     provisioner::{ConfigQuery, Report},
     tftpd::{
         packet,
@@ -320,6 +320,7 @@ fn input<'a>(machine: &'a Machine, target: ScriptTarget<'a>, args: &'a [String])
         generation: 3,
         args,
         config: None,
+        roots: Roots::Stream,
     }
 }
 

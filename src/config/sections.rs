@@ -3,6 +3,7 @@
 
 use crate::{
     dhcp::{self, MacPrefix, Mode, Seconds},
+    netboot::Roots,
     provisioner::{self, Unknown},
 };
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,8 @@ pub struct Http {
     pub body_time: Seconds,
     /// A client that takes hardly anything for so long is cut off.
     pub stall_time: Seconds,
+    /// How machines get the roots of native images.
+    pub roots: Roots,
     /// Machines that fetch their root at a time; 0: no limit.
     pub roots_at_once: u32,
     /// Of those, machines of one rack; 0: no limit.
@@ -122,6 +125,7 @@ impl Default for Http {
             head_time: Seconds(30),
             body_time: Seconds(10),
             stall_time: Seconds(40),
+            roots: Roots::default(),
             roots_at_once: 12,
             roots_per_rack: 8,
         }
@@ -371,6 +375,7 @@ impl Config {
             require_signature: self.images.require_signature,
             fallback_after: self.fallback_after,
             discover_image: self.discover_image.clone(),
+            roots: self.http.roots,
             secrets_key: Some(self.secrets_key()),
         }
     }

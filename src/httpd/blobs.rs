@@ -118,7 +118,9 @@ fn proof_of<M: Machines>(app: &Arc<App<M>>, blob: &BlobFile) -> Option<Proof> {
 }
 
 /// Waits for the turn of a client that says how long it is willing to (`Prefer: wait=5`, RFC 7240), where
-/// the blob is the root of its boot. Others, as the initramfs of a foreign image, know nothing of turns.
+/// the blob is the root of its boot. Others are served at once: the initramfs of a foreign image, which knows nothing
+/// of turns, and pieces of a streamed root that a machine reads now. Turns are an order among those who keep it, for
+/// the good of all, and no fence: what one client can take is bounded by its connections.
 /// `Err`: seconds after which it should ask again.
 async fn turn<M: Machines>(
     app: &App<M>,
@@ -128,7 +130,8 @@ async fn turn<M: Machines>(
 ) -> Result<Option<Slot>, u32> {
     let (Some(boot), Some(hold)) = (boot, prefers_to_wait(headers)) else { return Ok(None) };
     let Some(rack) = app.machines.takes_turns(boot, digest) else { return Ok(None) };
-    let resumes = headers.contains_key(header::RANGE);
+    // An open end: it goes on with what broke off. A piece of a root that is streamed comes in its turn.
+    let resumes = headers.get(header::RANGE).is_some_and(|range| range.as_bytes().ends_with(b"-"));
     match app.line.turn(boot, rack.as_deref(), resumes, hold.min(LONGEST_HOLD)).await {
         Turn::Now(slot) => Ok(Some(slot)),
         Turn::Later(seconds) => Err(seconds),

@@ -8,6 +8,18 @@
 
 use super::{ServerAddr, template::is_plain_word};
 use crate::model::{Arch, AttemptId, Digest, Image, Mac};
+use serde::{Deserialize, Serialize};
+
+/// How the `init` of native images gets their root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Roots {
+    /// Whole, before anything of it is used.
+    #[default]
+    Fetch,
+    /// As it is read; the rest once the image runs.
+    Stream,
+}
 
 /// What is put in.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +37,8 @@ pub struct CmdlineInput<'a> {
     pub args: &'a [String],
     /// The configuration that `init` has to ask for.
     pub config: Option<Digest>,
+    /// How its root comes; a kernel that can't stream has it come whole.
+    pub roots: Roots,
 }
 
 /// Why a command line can't be used.
@@ -105,6 +119,7 @@ pub fn check(template: &str, arch: Arch, native: bool, has_rootfs: bool) -> Resu
         token: &"t".repeat(64),
         args: &[],
         config: Some(Digest([0; 32])),
+        roots: Roots::Stream,
     };
     let hex = "0".repeat(64);
     let rootfs = has_rootfs.then_some(hex.as_str());
@@ -197,6 +212,9 @@ fn fill(
         words.push(what.to_owned());
         words.push(format!("pristine.boot={}", input.boot));
         words.push(format!("pristine.token={}", input.token));
+        if input.roots == Roots::Stream {
+            words.push("pristine.root=stream".to_owned());
+        }
         words.extend(input.config.map(|digest| format!("pristine.config={}", digest.short())));
         words.push(format!("BOOTIF={bootif}"));
     }

@@ -11,6 +11,6 @@ mod template;
 mod tests;
 
 pub use causes::likely_cause;
-pub use cmdline::CmdlineError;
+pub use cmdline::{CmdlineError, Roots};
 pub use nbp::{NbpAnswer, ServerAddr, choose_nbp, is_nbp_name};
 pub use script::{ScriptError, ScriptInput, ScriptTarget, autoexec_script, boot_script};

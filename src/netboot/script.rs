@@ -1,6 +1,6 @@
 use super::{
     ServerAddr,
-    cmdline::{self, CmdlineError, CmdlineInput},
+    cmdline::{self, CmdlineError, CmdlineInput, Roots},
     template::{render, screen_text},
 };
 use crate::model::{Arch, AttemptId, BlobRef, Digest, Image, Mac, Machine};
@@ -32,6 +32,8 @@ pub struct ScriptInput<'a> {
     pub args: &'a [String],
     /// The configuration that goes with this boot.
     pub config: Option<Digest>,
+    /// How the root of a native image comes.
+    pub roots: Roots,
 }
 
 /// A boot target together with what is needed to boot it.
@@ -155,6 +157,7 @@ fn image_script(
         token: input.token,
         args: input.args,
         config: input.config,
+        roots: input.roots,
     };
     let line = cmdline(image, &boot)?;
     let own = [

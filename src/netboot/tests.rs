@@ -195,6 +195,7 @@ fn input<'a>(machine: &'a Machine, target: ScriptTarget<'a>) -> ScriptInput<'a> 
         generation: 7,
         args: &[],
         config: None,
+        roots: Roots::Fetch,
     }
 }
 
@@ -314,12 +315,32 @@ fn a_native_kernel_that_panics_restarts_unless_its_image_says_otherwise() {
         let (server, token) =
             (ServerAddr { ip: std::net::Ipv4Addr::LOCALHOST, http_port: 1 }, "t".repeat(16));
         let (mac, boot) = (Mac([2; 6]), AttemptId(1));
-        let input = cmdline::CmdlineInput { server, mac, boot, token: &token, args: &[], config: None };
+        let input = cmdline::CmdlineInput {
+            server,
+            mac,
+            boot,
+            token: &token,
+            args: &[],
+            config: None,
+            roots: Roots::Fetch,
+        };
         cmdline::for_boot(image, &input).unwrap()
     };
     assert!(line(&image("quiet")).contains(" panic=30 "));
     let own = line(&image("panic=0 quiet"));
     assert_eq!(own.matches("panic=").count(), 1, "{own}");
+}
+
+#[test]
+fn roots_that_are_streamed_are_said_so_to_native_images_alone() {
+    let (machine, mut image) = (machine(), image("quiet"));
+    let script = |image: &Image| {
+        boot_script(&ScriptInput { roots: Roots::Stream, ..input(&machine, ScriptTarget::Image(image)) })
+            .unwrap()
+    };
+    assert!(script(&image).contains(" pristine.root=stream "), "{}", script(&image));
+    image.manifest.native = false;
+    assert!(!script(&image).contains("pristine."), "{}", script(&image));
 }
 
 #[test]

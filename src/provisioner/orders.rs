@@ -175,6 +175,7 @@ impl Provisioner {
                     token: &token,
                     args: configured.as_ref().map_or(&[], |c| &c.config.kernel_args),
                     config: configured.as_ref().and_then(Configured::for_init),
+                    roots: state.roots,
                 };
                 match cmdline::for_boot(image, &input) {
                     Ok(cmdline) => Order::Boot { boot: id, token, image: image.digest, cmdline },

@@ -118,6 +118,7 @@ impl Provisioner {
             generation: answer.generation,
             args,
             config: for_init,
+            roots: state.roots,
         };
         let script = match (&answer.image, &answer.refused, &answer.target) {
             (Some(image), ..) => match boot_script(&input(ScriptTarget::Image(image))) {

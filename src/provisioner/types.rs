@@ -4,6 +4,7 @@ pub use crate::model::MachinePatch;
 use crate::{
     dhcp,
     model::{BootTarget, ClientArch, Digest, Lease, Machine, Rule, Stage, Tag, wire::Problem},
+    netboot::Roots,
     power::PowerError,
     store::{db::DbError, vault::VaultError},
 };
@@ -69,6 +70,8 @@ pub struct Options {
     pub fallback_after: u32,
     /// Image with whose kernel and initramfs machines wait for an assignment; the waiting screen without one.
     pub discover_image: Option<String>,
+    /// How the roots of native images come.
+    pub roots: Roots,
     /// File of the key that secrets are sealed with; `None`: [`SECRETS_KEY`] in the state folder.
     pub secrets_key: Option<std::path::PathBuf>,
 }

@@ -66,7 +66,7 @@ fn a_configuration_is_checked_with_line_and_column() {
         fails(&["config", "check", name], 1),
         format!(
             "pristine: {name}:2:1: http.prot: unknown key `prot`\n  2 | prot = 8080\n    | ^^^^\n  \
-             allowed: listen, port, head_time, body_time, stall_time, roots_at_once, roots_per_rack\n  did you mean `port`?\n"
+             allowed: listen, port, head_time, body_time, stall_time, roots, roots_at_once, roots_per_rack\n  did you mean `port`?\n"
         )
     );
     std::fs::write(&file, "[http]\nport = 8088\n[[interface]]\nname = \"eth1\"\n").unwrap();

@@ -11,7 +11,8 @@ use std::{net::SocketAddrV4, path::Path};
 /// Longest boot script that is read.
 const MAX_SCRIPT: u64 = 64 << 10;
 /// All that the server may say; anything else of its command line is its kernel's, which does not run here.
-const WORDS: [&str; 4] = ["pristine.image=", "pristine.discover", "pristine.boot=", "pristine.token="];
+const WORDS: [&str; 5] =
+    ["pristine.image=", "pristine.discover", "pristine.boot=", "pristine.token=", "pristine.root="];
 
 /// Asks for the machine's boot script, and takes from it which image, for which boot attempt. No key vouches for a configuration: it is
 /// taken only where the command line that the initramfs was started with says so, and a machine that needs one doesn't run without.
@@ -52,10 +53,10 @@ mod tests {
     #[test]
     fn takes_its_words_and_no_other() {
         let script = "#!ipxe\nset url x\nkernel --name vmlinuz.efi http://198.18.0.1/k?boot=1 initrd=initrd0 init=/bin/sh \
-                      pristine.server=http://198.18.0.66 pristine.image=ab pristine.boot=1 pristine.token=t BOOTIF=01-02 || goto failed\nboot\n";
+                      pristine.server=http://198.18.0.66 pristine.image=ab pristine.boot=1 pristine.token=t pristine.root=stream BOOTIF=01-02 || goto failed\nboot\n";
         assert_eq!(
             read(script, false),
-            Ok(Words::parse("pristine.image=ab pristine.boot=1 pristine.token=t"))
+            Ok(Words::parse("pristine.image=ab pristine.boot=1 pristine.token=t pristine.root=stream"))
         );
     }
 

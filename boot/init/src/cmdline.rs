@@ -84,6 +84,8 @@ pub struct Boot {
     pub token: String,
     /// `BOOTIF`: MAC of the NIC that booted.
     pub mac: Option<[u8; 6]>,
+    /// `pristine.root=stream`: its root is mounted first and fetched as it is read.
+    pub streams: bool,
     /// `init`: the image's own init, where it isn't `/sbin/init`.
     pub init: Option<String>,
     /// `pristine.config`: the first digits of the configuration that goes with this boot; on the command line of an
@@ -154,6 +156,7 @@ impl Boot {
             attempt: attempt.to_owned(),
             token: token.to_owned(),
             mac,
+            streams: words.get("pristine.root") == Some("stream"),
             init: words.get("init").filter(|i| i.starts_with('/')).map(str::to_owned),
             config: words
                 .has("pristine.config")
@@ -208,7 +211,8 @@ mod tests {
         assert_eq!((waits.image, waits.attempt.as_str()), (None, "00000000000000ab"));
         assert_eq!(boot.mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0xab]));
         assert_eq!((boot.attempt.as_str(), boot.token.as_str()), ("00000000000000ab", "tok_EN-1"));
-        assert_eq!((boot.init, boot.config), (None, None));
+        assert_eq!((boot.init, boot.config, boot.streams), (None, None, false));
+        assert!(line(|l| l + " pristine.root=stream").unwrap().streams);
         assert_eq!(line(|l| l + " pristine.config=ab12").unwrap().config.as_deref(), Some("ab12"));
         assert_eq!(line(|l| l + " pristine.config").unwrap().config.as_deref(), Some(""));
         assert_eq!(line(|l| l + " init=/bin/tiny").unwrap().init.as_deref(), Some("/bin/tiny"));

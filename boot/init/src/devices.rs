@@ -66,6 +66,11 @@ impl Modules {
         }
     }
 
+    /// Loads what a root that comes by and by needs besides.
+    pub fn load_for_a_streamed_root(&mut self) {
+        self.load("nbd");
+    }
+
     /// Loads drivers for devices that were not there at the last look. Loading a bus's driver makes
     /// more appear, so it looks until nothing is new.
     pub fn load_for_devices(&mut self) {

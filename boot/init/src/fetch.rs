@@ -3,11 +3,14 @@
 
 use crate::{
     failure::{Failure, Result, failed},
-    http::{self, Limits, Trouble},
+    http::{self, Limits, Trouble, Wanted},
     random,
     verity::BLOCK,
 };
-use std::{net::SocketAddrV4, time::Duration};
+use std::{net::SocketAddrV4, ops::Range, time::Duration};
+
+/// Bytes that a sink is given at a time, as far as they come.
+pub const STEP: usize = 32 * BLOCK;
 
 /// Tries without progress before a download fails: with the waits between them, one to three
 /// minutes of a server that is gone.
@@ -49,35 +52,136 @@ pub fn backoff(tries: u32, dice: u64) -> Duration {
     Duration::from_millis(full / 2 + full / 2 * dice.min(1000) / 1000)
 }
 
-/// Fetches a resource of known `size` into `sink`. `what` names it in messages.
-pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mut Sink<'_>) -> Result<()> {
-    let mut at = 0;
-    let mut patience = Patience::new(server, what);
-    let mut wrong: Option<(u64, u32)> = None;
-    while at < size {
-        let before = at;
-        let trouble = match one_connection(server, path, size, &mut at, sink) {
-            Ok(()) => continue,
-            Err(Stop::Problem(Problem::Fatal(failure))) => return Err(failure),
-            Err(Stop::Problem(Problem::Wrong(Wrong { at: bad }))) => {
-                let times = wrong.filter(|(block, _)| *block == bad).map_or(1, |(_, n)| n + 1);
-                wrong = Some((bad, times));
-                if times >= WRONG_TRIES {
-                    return failed(format!(
-                        "{what} is damaged at byte {bad}: the block there is not the one that the image's root hash \
-                         proves, {times} times in a row. Nothing of it was run. On the server: pristine image verify"
-                    ));
-                }
-                Trouble::Passing { why: format!("wrong bytes at {bad}, asking again"), after: None }
-            }
-            Err(Stop::Trouble(trouble)) => trouble,
-        };
-        if at - before >= PROGRESS {
-            patience.tries = 0;
+/// What to fetch of a resource of known size, and how patiently.
+#[derive(Clone)]
+pub struct Download<'a> {
+    /// Where from.
+    pub server: SocketAddrV4,
+    /// Path and query.
+    pub path: &'a str,
+    /// Bytes of the whole resource.
+    pub size: u64,
+    /// These bytes, from one block to another or to the end; `None`: all.
+    pub part: Option<Range<u64>>,
+    /// Names it in messages.
+    pub what: &'a str,
+    /// It waits for its turn, where many fetch at once.
+    pub in_turn: bool,
+    /// While this is true it is tried without end: there is nothing better to do.
+    pub endless: &'a dyn Fn() -> bool,
+}
+
+/// Why a download ended before its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// The block at this byte comes wrong each time.
+    Damaged {
+        /// Offset of the block.
+        at: u64,
+        /// The same in words.
+        failure: Failure,
+    },
+    /// The server gave up or was given up, or the sink can't take it.
+    Other(Failure),
+}
+
+impl Lost {
+    /// In words.
+    pub fn failure(self) -> Failure {
+        match self {
+            Lost::Damaged { failure, .. } | Lost::Other(failure) => failure,
         }
-        patience.wait(&trouble, &format!(" from byte {at} of {size}"))?;
     }
-    Ok(())
+}
+
+impl Download<'_> {
+    /// Fetches it into `sink`.
+    pub fn run(&self, sink: &mut Sink<'_>) -> std::result::Result<(), Lost> {
+        let what = self.what;
+        let Range { start: mut at, end } = self.part.clone().unwrap_or(0..self.size);
+        let mut patience = Patience { endless: self.endless, ..Patience::new(self.server, what) };
+        let mut wrong: Option<(u64, u32)> = None;
+        while at < end {
+            let before = at;
+            let trouble = match self.one_connection(&mut at, end, sink) {
+                Ok(()) => continue,
+                Err(Stop::Problem(Problem::Fatal(failure))) => return Err(Lost::Other(failure)),
+                Err(Stop::Problem(Problem::Wrong(Wrong { at: bad }))) => {
+                    let times = wrong.filter(|(block, _)| *block == bad).map_or(1, |(_, n)| n + 1);
+                    wrong = Some((bad, times));
+                    if times >= WRONG_TRIES {
+                        let failure = Failure(format!(
+                            "{what} is damaged at byte {bad}: the block there is not the one that the image's root hash \
+                             proves, {times} times in a row. Nothing of it was run. On the server: pristine image verify"
+                        ));
+                        return Err(Lost::Damaged { at: bad, failure });
+                    }
+                    Trouble::Passing { why: format!("wrong bytes at {bad}, asking again"), after: None }
+                }
+                Err(Stop::Trouble(trouble)) => trouble,
+            };
+            if at - before >= PROGRESS {
+                patience.tries = 0;
+            }
+            patience.wait(&trouble, &format!(" from byte {at} of {}", self.size)).map_err(Lost::Other)?;
+        }
+        Ok(())
+    }
+
+    /// One request, from `at` on; `at` follows what the sink has taken.
+    fn one_connection(&self, at: &mut u64, end: u64, sink: &mut Sink<'_>) -> std::result::Result<(), Stop> {
+        let wanted = Wanted {
+            path: self.path,
+            from: *at,
+            to: self.part.as_ref().map(|part| part.end),
+            size: Some(self.size),
+            in_turn: self.in_turn,
+        };
+        let mut answer = http::get(self.server, &wanted, LIMITS).map_err(Stop::Trouble)?;
+        let mut buffer = vec![0; STEP];
+        let upto = |left: u64| usize::try_from(left).unwrap_or(usize::MAX);
+        // A server without ranges starts at 0: what we have already is read past.
+        let mut behind = *at - answer.at;
+        while behind > 0 {
+            let most = upto(behind).min(buffer.len());
+            let n = answer.read(buffer.get_mut(..most).unwrap_or_default()).map_err(Stop::Trouble)?;
+            behind -= n as u64;
+        }
+        let mut filled = 0;
+        let mut ended = Ok(());
+        while *at + (filled as u64) < end && ended.is_ok() {
+            // It also goes on behind our part.
+            let room = buffer.len().min(upto(end - *at));
+            match answer.read(buffer.get_mut(filled..room).unwrap_or_default()) {
+                Ok(n) => filled += n,
+                Err(trouble) => ended = Err(Stop::Trouble(trouble)),
+            }
+            // Whole blocks only, unless it is the end.
+            let last = *at + filled as u64 == end;
+            if filled < buffer.len() && !last && ended.is_ok() {
+                continue;
+            }
+            let take = if last { filled } else { filled / BLOCK * BLOCK };
+            match sink(*at, buffer.get(..take).unwrap_or_default()) {
+                Ok(()) => *at += take as u64,
+                Err(problem) => {
+                    if let Problem::Wrong(wrong) = problem {
+                        *at = wrong.at;
+                    }
+                    return Err(Stop::Problem(problem));
+                }
+            }
+            buffer.copy_within(take..filled, 0);
+            filled -= take;
+        }
+        ended
+    }
+}
+
+/// Fetches a resource of known `size` into `sink`, in its turn. `what` names it in messages.
+pub fn stream(server: SocketAddrV4, path: &str, size: u64, what: &str, sink: &mut Sink<'_>) -> Result<()> {
+    let all = Download { server, path, size, part: None, what, in_turn: true, endless: &|| false };
+    all.run(sink).map_err(Lost::failure)
 }
 
 /// Fetches all of a small resource: exactly `size` bytes, or at most `most` where the size isn't known.
@@ -102,7 +206,8 @@ fn room_for(size: u64, what: &str) -> Result<Vec<u8>> {
 /// Starts over where a connection breaks: without a known size two answers might not belong together.
 fn unsized_whole(server: SocketAddrV4, path: &str, most: u64, what: &str) -> Result<Vec<u8>> {
     let attempt = || -> std::result::Result<Result<Vec<u8>>, Trouble> {
-        let mut answer = http::get(server, path, 0, None, LIMITS)?;
+        let wanted = Wanted { path, from: 0, to: None, size: None, in_turn: true };
+        let mut answer = http::get(server, &wanted, LIMITS)?;
         if answer.left > most {
             return Ok(failed(format!("{what} has {} bytes, more than any real one", answer.left)));
         }
@@ -162,11 +267,12 @@ struct Patience<'a> {
     tries: u32,
     /// Waited since the server said so.
     in_line: Duration,
+    endless: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Patience<'a> {
     fn new(server: SocketAddrV4, what: &'a str) -> Patience<'a> {
-        Patience { server, what, tries: 0, in_line: Duration::ZERO }
+        Patience { server, what, tries: 0, in_line: Duration::ZERO, endless: &|| false }
     }
 
     /// Sleeps before the next try; or fails, after too many.
@@ -187,14 +293,18 @@ impl<'a> Patience<'a> {
         };
         // The server may be behind an import or a restart: a few tries even where it says no.
         let most = if matches!(trouble, Trouble::Final { .. }) { 4 } else { TRIES };
-        if self.tries >= most {
+        let endless = (self.endless)();
+        if self.tries >= most && !endless {
             return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
         }
         let (seconds, tries) = (wait.as_secs_f32(), self.tries);
-        crate::console::say(format!(
-            "{what}: {}; again in {seconds:.1} s{place} (tries in vain: {tries})",
-            trouble.why()
-        ));
+        // Not for hours every few seconds over whatever stands on the console.
+        if !endless || tries < 4 || tries.is_multiple_of(16) {
+            crate::console::say(format!(
+                "{what}: {}; again in {seconds:.1} s{place} (tries in vain: {tries})",
+                trouble.why()
+            ));
+        }
         std::thread::sleep(wait);
         Ok(())
     }
@@ -209,51 +319,6 @@ pub fn jittered(after: Duration, dice: u64) -> Duration {
 enum Stop {
     Trouble(Trouble),
     Problem(Problem),
-}
-
-/// One request, from `at` on; `at` follows what the sink has taken.
-fn one_connection(
-    server: SocketAddrV4,
-    path: &str,
-    size: u64,
-    at: &mut u64,
-    sink: &mut Sink<'_>,
-) -> std::result::Result<(), Stop> {
-    let mut answer = http::get(server, path, *at, Some(size), LIMITS).map_err(Stop::Trouble)?;
-    let mut buffer = vec![0; 64 * BLOCK];
-    // A server without ranges starts at 0: what we have already is read past.
-    let mut behind = *at - answer.at;
-    while behind > 0 {
-        let most = usize::try_from(behind).unwrap_or(usize::MAX).min(buffer.len());
-        let n = answer.read(buffer.get_mut(..most).unwrap_or_default()).map_err(Stop::Trouble)?;
-        behind -= n as u64;
-    }
-    let mut filled = 0;
-    let mut ended = Ok(());
-    while *at + (filled as u64) < size && ended.is_ok() {
-        match answer.read(buffer.get_mut(filled..).unwrap_or_default()) {
-            Ok(n) => filled += n,
-            Err(trouble) => ended = Err(Stop::Trouble(trouble)),
-        }
-        // Whole blocks only, unless it is the end.
-        let last = *at + filled as u64 == size;
-        if filled < buffer.len() && !last && ended.is_ok() {
-            continue;
-        }
-        let take = if last { filled } else { filled / BLOCK * BLOCK };
-        match sink(*at, buffer.get(..take).unwrap_or_default()) {
-            Ok(()) => *at += take as u64,
-            Err(problem) => {
-                if let Problem::Wrong(wrong) = problem {
-                    *at = wrong.at;
-                }
-                return Err(Stop::Problem(problem));
-            }
-        }
-        buffer.copy_within(take..filled, 0);
-        filled -= take;
-    }
-    ended
 }
 
 #[cfg(test)]
@@ -321,6 +386,73 @@ mod tests {
         assert!(got == body);
         assert!(!requests.recv().unwrap().contains("Range"));
         assert!(requests.recv().unwrap().contains("Range: bytes=4096-\r\n"));
+    }
+
+    /// Bytes of a part, fetched from `addr`.
+    fn get_part(addr: SocketAddrV4, size: usize, part: Range<u64>) -> Vec<u8> {
+        let mut got = Vec::new();
+        let one = Download {
+            server: addr,
+            path: "/b",
+            size: size as u64,
+            part: Some(part.clone()),
+            what: "it",
+            in_turn: false,
+            endless: &|| false,
+        };
+        one.run(&mut |at, bytes| {
+            assert_eq!(at, part.start + got.len() as u64);
+            got.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+        got
+    }
+
+    #[test]
+    fn a_part_is_asked_for_by_both_its_ends_and_out_of_turn() {
+        let body = body();
+        let range = BLOCK..BLOCK * 2;
+        let answer = [
+            format!(
+                "HTTP/1.1 206 P\r\nContent-Length: {BLOCK}\r\nContent-Range: bytes {BLOCK}-{}/{}\r\n\r\n",
+                range.end - 1,
+                body.len()
+            )
+            .as_bytes(),
+            &body[range.clone()],
+        ]
+        .concat();
+        let (addr, requests) = server(vec![answer]);
+        assert!(get_part(addr, body.len(), 4096..8192) == body[range.clone()]);
+        let request = requests.recv().unwrap();
+        assert!(request.contains("Range: bytes=4096-8191\r\n") && !request.contains("Prefer"), "{request}");
+        // From a server without ranges no more than the part is taken.
+        let (addr, _requests) = server(vec![full(&body)]);
+        assert!(get_part(addr, body.len(), 4096..8192) == body[range]);
+    }
+
+    #[test]
+    fn who_must_have_it_tries_without_end() {
+        let gone = || b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec();
+        let (addr, _requests) = server((0..4).map(|_| gone()).chain([full(&body())]).collect());
+        let size = body().len() as u64;
+        let mut got = 0;
+        let all = Download {
+            server: addr,
+            path: "/b",
+            size,
+            part: None,
+            what: "it",
+            in_turn: true,
+            endless: &|| true,
+        };
+        all.run(&mut |_, bytes| {
+            got += bytes.len();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(got as u64, size);
     }
 
     #[test]

@@ -112,9 +112,25 @@ fn content_range(value: &str) -> Option<(u64, u64, u64)> {
     (first <= last && last < total).then_some((first, last, total))
 }
 
+/// What to get.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Path and query.
+    pub path: &'a str,
+    /// From this byte on.
+    pub from: u64,
+    /// Up to this byte; `None`: to the end, whose place need not be known.
+    pub to: Option<u64>,
+    /// Bytes of the whole resource, where known.
+    pub size: Option<u64>,
+    /// Where many boot at once, roots are sent to some at a time: it waits for its turn (RFC 7240).
+    pub in_turn: bool,
+}
+
 /// Where the body begins in the resource: 0 for a whole answer, the asked offset for a part. Checks
-/// that the answer is what was asked: a resource of `size` bytes (where known) from byte `from` on.
-pub fn check_answer(head: &Head, from: u64, size: Option<u64>) -> Result<u64, Trouble> {
+/// that the answer is what was asked.
+pub fn check_answer(head: &Head, wanted: &Wanted<'_>) -> Result<u64, Trouble> {
+    let (from, size) = (wanted.from, wanted.size);
     let wrong = |why: String| Trouble::Final { why };
     match head.status {
         200 => {
@@ -129,7 +145,8 @@ pub fn check_answer(head: &Head, from: u64, size: Option<u64>) -> Result<u64, Tr
         206 => {
             let fits = match (head.range, size) {
                 (Some((first, last, total)), Some(size)) => {
-                    first == from && last + 1 == size && total == size && head.length == Some(size - from)
+                    let to = wanted.to.unwrap_or(size);
+                    first == from && last + 1 == to && total == size && head.length == to.checked_sub(from)
                 }
                 _ => false,
             };
@@ -217,22 +234,22 @@ fn describe(e: &std::io::Error) -> String {
     }
 }
 
-/// GET from byte `from` on.
-pub fn get(
-    server: SocketAddrV4,
-    path: &str,
-    from: u64,
-    size: Option<u64>,
-    limits: Limits,
-) -> Result<Answer, Trouble> {
-    let range = if from > 0 { format!("Range: bytes={from}-\r\n") } else { String::new() };
-    // Where many boot at once, the root is sent to some at a time: we wait for our turn (RFC 7240).
+/// GET.
+pub fn get(server: SocketAddrV4, wanted: &Wanted<'_>, limits: Limits) -> Result<Answer, Trouble> {
+    let Wanted { path, from, to, .. } = *wanted;
+    let range = match to {
+        // The server tells by its open end who goes on with what broke off.
+        None if from == 0 => String::new(),
+        None => format!("Range: bytes={from}-\r\n"),
+        Some(to) => format!("Range: bytes={from}-{}\r\n", to.saturating_sub(1)),
+    };
+    let turn = if wanted.in_turn { format!("Prefer: wait={PATIENCE}\r\n") } else { String::new() };
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: pristine-init\r\nAccept: */*\r\nPrefer: wait={PATIENCE}\r\n\
-         {range}Connection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: pristine-init\r\nAccept: */*\r\n{turn}{range}\
+         Connection: close\r\n\r\n"
     );
     let (head, early, stream) = exchange(server, request.as_bytes(), limits)?;
-    let at = check_answer(&head, from, size)?;
+    let at = check_answer(&head, wanted)?;
     Ok(Answer {
         at,
         left: head.length.unwrap_or(0),
@@ -321,6 +338,10 @@ mod tests {
         parse_head(text.replace('\n', "\r\n").as_bytes())
     }
 
+    fn check(head: &Head, from: u64, to: Option<u64>, size: Option<u64>) -> Result<u64, Trouble> {
+        check_answer(head, &Wanted { path: "/", from, to, size, in_turn: false })
+    }
+
     #[test]
     fn reads_heads_of_real_servers() {
         let h = head(
@@ -328,14 +349,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!((h.status, h.length, h.range), (206, Some(90), Some((10, 99, 100))));
-        assert_eq!(check_answer(&h, 10, Some(100)), Ok(10));
+        assert_eq!(check(&h, 10, None, Some(100)), Ok(10));
+        assert_eq!(check(&h, 10, Some(100), Some(100)), Ok(10));
         let h = head("HTTP/1.0 200 OK\nContent-Length:100").unwrap();
-        assert_eq!(check_answer(&h, 0, Some(100)), Ok(0));
+        assert_eq!(check(&h, 0, None, Some(100)), Ok(0));
         // A server without ranges starts over.
-        assert_eq!(check_answer(&h, 10, Some(100)), Ok(0));
+        assert_eq!(check(&h, 10, None, Some(100)), Ok(0));
+        let h = head("HTTP/1.1 206 x\nContent-Length: 20\nContent-Range: bytes 10-29/100").unwrap();
+        assert_eq!(check(&h, 10, Some(30), Some(100)), Ok(10));
         let h = head("HTTP/1.1 503 Busy\nRetry-After: 7\nContent-Length: 0").unwrap();
         assert_eq!(
-            check_answer(&h, 0, None),
+            check(&h, 0, None, None),
             Err(Trouble::Passing {
                 why: "the server answers 503".into(),
                 after: Some(Duration::from_secs(7))
@@ -376,8 +400,10 @@ mod tests {
             ("HTTP/1.1 302 Found\nLocation: http://10.0.0.1/", 0),
             ("HTTP/1.1 404 x", 0),
         ] {
-            let answer = check_answer(&head(text).unwrap(), from, Some(100));
+            let answer = check(&head(text).unwrap(), from, None, Some(100));
             assert!(matches!(answer, Err(Trouble::Final { .. })), "{text}: {answer:?}");
         }
+        let more = head("HTTP/1.1 206 x\nContent-Length: 90\nContent-Range: bytes 10-99/100").unwrap();
+        assert!(check(&more, 10, Some(30), Some(100)).is_err(), "a piece was asked");
     }
 }

@@ -4,12 +4,14 @@
 //!
 //! The same file is `agent healthy` and `agent run` in the running image (see [`report`] and [`agent`]), the kernel's module loader
 //! while it is in the initramfs (see [`devices::as_modprobe`]), tells the service there what the machine
-//! is made of (see [`facts`]), and starts the image's programs for volumes (see [`volumes::in_root`]).
+//! is made of (see [`facts`]), starts the image's programs for volumes (see [`volumes::in_root`]), and serves a
+//! root that comes as it is read (see [`stream`]).
 
 mod accounts;
 mod agent;
 mod apply;
 mod assignment;
+mod blocks;
 mod candidates;
 mod cmdline;
 mod config;
@@ -34,17 +36,22 @@ mod random;
 mod report;
 mod root;
 mod signature;
+mod source;
+mod stream;
 mod switch;
 mod sys;
 mod trust;
 mod verity;
 mod volumes;
+mod whole;
 
 use cmdline::{Boot, Way, Words};
 use console::say;
 use failure::{Doing, Failure, Result};
 use report::Reporter;
+use root::Proven;
 use rustix::mount::MountFlags;
+use source::Source;
 use std::{convert::Infallible, fs, process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
@@ -66,6 +73,8 @@ fn main() -> ExitCode {
                 Err(_) => ExitCode::FAILURE,
             }
         }
+        [stream::keeper::ARGUMENT, job] => stream::keeper::run(job),
+        [stream::server::ARGUMENT, job, nth] => stream::server::run(job, *nth != "first"),
         ["-q", "--", module] if devices::as_modprobe(module) => ExitCode::SUCCESS,
         ["-q", "--", _] => ExitCode::FAILURE,
         ["in-root", root, program, args @ ..] => {
@@ -183,33 +192,35 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     }
     // The tree is held twice for a moment: as bytes to check against and as the kernel's hash device.
     root::check_memory(rootfs.blob.size + 2 * rootfs.verity.tree.size, "the root")?;
-    let fetched = root::fetch(boot.server, &boot.attempt, &rootfs)?;
-    let mb = rootfs.blob.size as f32 / 1e6;
-    let mut rate = format!("{mb:.1} MB in {:.1} s", fetched.seconds);
-    if fetched.waited >= 2.0 {
-        rate = format!("{rate}, after {:.0} s in line", fetched.waited);
-    }
-    say(format!("rootfs complete, every block proven: {rate}"));
-    reporter.stage("rootfs", Some(&rate));
-
     modules.load_for_the_root();
-    root::mount(fetched, &rootfs)?;
-    let init = root::find_init(boot.init.as_deref())?;
-    reporter.stage("verified", Some(&format!("root hash {}", rootfs.verity.root_hash)));
-    if let Err(failure) = reporter.leave_agent(network.mac) {
-        say(format!("{failure} (the boot goes on; the image can't report healthy)"));
-    }
-    teller.stop();
-    if let Some(promised) = &boot.config {
-        let config = config::ask(&boot, promised)?;
-        let done = apply::apply(&config, root::NEW_ROOT)?;
-        say(format!("configuration {}: {done}", config.digest));
-        reporter.stage("configured", Some(&done));
-    }
-    say(format!("over to {init} of {tag}"));
-    reporter.stage("switch_root", Some(&init));
-    let _ = fs::write("/proc/sys/kernel/panic", panic_was.trim());
-    Err(switch::switch_root(&init))
+    let proven = root::fetch_tree(boot.server, &boot.attempt, &rootfs)?;
+    let source = Source::get(&boot, reporter, &rootfs, &proven, &mut modules)?;
+    let Proven { file: tree, .. } = proven;
+    let go_on = || {
+        root::mount(&source.device, &tree, &rootfs, source.to_come())?;
+        let init = root::find_init(boot.init.as_deref())?;
+        let verified = format!("root hash {}{}", rootfs.verity.root_hash, source.so_far());
+        reporter.stage("verified", Some(&verified));
+        if let Err(failure) = reporter.leave_agent(network.mac) {
+            say(format!("{failure} (the boot goes on; the image can't report healthy)"));
+        }
+        teller.stop();
+        if let Some(promised) = &boot.config {
+            let config = config::ask(&boot, promised)?;
+            let done = apply::apply(&config, root::NEW_ROOT)?;
+            say(format!("configuration {}: {done}", config.digest));
+            reporter.stage("configured", Some(&done));
+        }
+        if let Some(fault) = source.fault() {
+            return Err(fault);
+        }
+        say(format!("over to {init} of {tag}"));
+        reporter.stage("switch_root", Some(&init));
+        let _ = fs::write("/proc/sys/kernel/panic", panic_was.trim());
+        Err(switch::switch_root(&init))
+    };
+    // What fails on a root that is still coming fails for what is wrong with its coming.
+    go_on().map_err(|failure| source.fault().unwrap_or(failure))
 }
 
 /// Seconds since the kernel started.

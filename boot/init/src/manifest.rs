@@ -1,9 +1,9 @@
 use crate::{
     digest::Digest,
     failure::{Doing, Result, failed},
-    verity,
+    verity::{self, BLOCK, Tree},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What `init` needs of an image's manifest. Other fields are the service's business.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Manifest {
 }
 
 /// A squashfs and what proves it.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct RootFs {
     /// The squashfs.
     pub blob: Blob,
@@ -37,7 +37,7 @@ pub struct RootFs {
 }
 
 /// A blob by digest and length.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Blob {
     /// SHA-256 of the bytes.
     pub digest: Digest,
@@ -46,7 +46,7 @@ pub struct Blob {
 }
 
 /// dm-verity parameters.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Verity {
     /// What everything hangs on.
     pub root_hash: Digest,
@@ -74,13 +74,35 @@ pub fn read(bytes: &[u8], identity: Digest) -> Result<(String, Manifest)> {
     Ok((tag, manifest))
 }
 
+impl RootFs {
+    /// Bytes of the device that it lies on: whole blocks.
+    pub fn bytes(&self) -> u64 {
+        self.verity.data_blocks * BLOCK as u64
+    }
+
+    /// The same in sectors of 512 bytes.
+    pub fn sectors(&self) -> u64 {
+        self.bytes() / 512
+    }
+
+    /// The tree in these bytes, proven by the root hash.
+    pub fn tree(&self, bytes: Vec<u8>) -> Result<Tree> {
+        let verity = &self.verity;
+        Tree::check(bytes, verity.root_hash, verity.salt, verity.data_blocks).or_else(|why| {
+            failed(format!(
+                "the verity tree of the rootfs is damaged: {why}. Nothing was run. On the server: pristine image verify"
+            ))
+        })
+    }
+}
+
 impl Manifest {
     /// The root file system of image `tag`. Its figures must fit each other.
     pub fn rootfs(&self, tag: &str) -> Result<RootFs> {
         let Some(rootfs) = self.rootfs else {
             return failed(format!("image {tag} has no rootfs: import it with --rootfs"));
         };
-        let blocks = rootfs.blob.size.div_ceil(verity::BLOCK as u64);
+        let blocks = rootfs.blob.size.div_ceil(BLOCK as u64);
         // 1 TiB: far above any memory, far below what could overflow.
         let fits = (2..=1 << 28).contains(&blocks)
             && rootfs.verity.data_blocks == blocks

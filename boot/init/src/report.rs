@@ -4,7 +4,7 @@ use crate::{
     console::say,
     failure::{Doing, Result, failed},
     http::{self, Limits},
-    random, trust,
+    random, stream, trust,
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, io::Write, net::SocketAddrV4, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
@@ -135,7 +135,7 @@ pub fn left() -> Result<Left> {
 /// Says that the image is up, until it is heard, for about five minutes.
 pub fn report_healthy(left: &Left) -> Result<()> {
     let reporter = &left.reporter;
-    match reporter.send(PATH, &Stage { stage: "healthy", detail: None }, 40) {
+    match reporter.send(PATH, &Stage { stage: "healthy", detail: stream::standing() }, 40) {
         Ok(()) => Ok(()),
         Err(why) => failed(format!("could not report healthy to http://{}: {why}", reporter.server)),
     }

@@ -295,6 +295,8 @@ pub enum Dm<'a> {
     Create,
     /// DM_TABLE_LOAD, read-only: length in 512-byte sectors, target type, its parameters.
     Load(u64, &'a str, &'a str),
+    /// DM_DEV_SUSPEND: what was begun ends, what comes waits.
+    Suspend,
     /// DM_DEV_SUSPEND without the suspend flag: the loaded table becomes live.
     Resume,
 }
@@ -302,6 +304,7 @@ pub enum Dm<'a> {
 /// One request about the device called `name`; gives its device number.
 pub fn device_mapper(control: impl AsFd, name: &str, what: Dm<'_>) -> io::Result<u64> {
     const READ_ONLY: u32 = 1;
+    const SUSPEND: u32 = 2;
     let mut request = DmRequest {
         version: [4, 0, 0],
         data_size: DM_LEN as u32,
@@ -325,7 +328,7 @@ pub fn device_mapper(control: impl AsFd, name: &str, what: Dm<'_>) -> io::Result
     let number = match what {
         Dm::Create => 3,
         Dm::Load(..) => 9,
-        Dm::Resume => 6,
+        Dm::Suspend | Dm::Resume => 6,
     };
     fn put(to: &mut [u8], from: &str) -> io::Result<()> {
         // One byte stays: the kernel wants a closing NUL.
@@ -336,6 +339,9 @@ pub fn device_mapper(control: impl AsFd, name: &str, what: Dm<'_>) -> io::Result
         Ok(())
     }
     put(&mut request.name, name)?;
+    if matches!(what, Dm::Suspend) {
+        request.flags = SUSPEND;
+    }
     if let Dm::Load(sectors, kind, parameters) = what {
         request.flags = READ_ONLY;
         request.target_count = 1;

@@ -81,9 +81,11 @@ pub fn check_cmdline(manifest: &Manifest, line: &str, server: SocketAddrV4, imag
         return failed("its command line has places that the server fills in, which no key vouches for");
     }
     let ours = |word: &&str| {
-        ["initrd=initrd", "pristine.boot=", "pristine.token=", "BOOTIF="]
-            .iter()
-            .any(|ours| word.starts_with(ours))
+        // How the root's blocks come is the server's to say: each is proven either way.
+        *word == "pristine.root=stream"
+            || ["initrd=initrd", "pristine.boot=", "pristine.token=", "BOOTIF="]
+                .iter()
+                .any(|ours| word.starts_with(ours))
     };
     let own = [format!("pristine.server=http://{server}"), format!("pristine.image={image}")];
     let short = server.to_string().strip_suffix(":80").map(|ip| format!("pristine.server=http://{ip}"));
@@ -177,6 +179,7 @@ mod tests {
         let web = manifest("console=ttyS0 quiet", true);
         let ask = |line: &str| check_cmdline(&web, line, server, image);
         assert_eq!(ask(&words("console=ttyS0 quiet panic=30")), Ok(()));
+        assert_eq!(ask(&(words("console=ttyS0 quiet") + " pristine.root=stream")), Ok(()));
         for bad in [
             words("console=ttyS0 quiet init=/bin/sh"),
             words("console=ttyS0"),

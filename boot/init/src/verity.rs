@@ -83,6 +83,13 @@ impl Tree {
         full(&padded)
     }
 
+    /// Where in `bytes`, which begin with a block at byte `at` of the data, the first block begins that is not
+    /// the right one.
+    pub fn first_wrong(&self, at: u64, bytes: &[u8]) -> Option<usize> {
+        let mut blocks = (at / BLOCK as u64..).zip(bytes.chunks(BLOCK));
+        blocks.position(|(n, block)| !self.proves(n, block)).map(|nth| nth * BLOCK)
+    }
+
     /// The tree, as the kernel reads it from its hash device.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -43,6 +43,7 @@ fn the_whole_script_of_each_preset() {
             generation: 7,
             args: &[],
             config: None,
+            roots: Default::default(),
         });
         insta::assert_snapshot!(preset.name, script.unwrap());
     }

@@ -95,6 +95,13 @@ fn roots_are_sent_to_some_at_a_time_and_the_others_wait_or_are_told_when_to_ask(
     for url in [path(0x100), format!("/blobs/{}", kernel().1), path(0x12)] {
         assert_eq!(served.text(&["-o", "got", "-w", "%{http_code}", &served.url(&url)]), "200");
     }
+    // So is a piece of a streamed root that is read now; the rest of it comes in its turn.
+    let piece = |boot: u64, more: &[&str]| {
+        let url = served.url(&path(boot));
+        served.text(&[&["-o", "got", "-w", "%{http_code}", "-r", "131072-262143", &url], more].concat())
+    };
+    assert_eq!(piece(0x12, &[]), "206");
+    assert_eq!(piece(0x12, &["-H", "Prefer: wait=0"]), "503");
     drop(other);
     begun(&mut third);
     drop((first, third));
