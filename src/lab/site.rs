@@ -149,6 +149,16 @@ impl Lab {
         &self.service
     }
 
+    /// Pulls the plug of the service (kill -9). What follows its boots ends with it.
+    pub fn kill_service(&mut self) {
+        self.service.kill();
+    }
+
+    /// Starts the service again.
+    pub fn start_service(&mut self) -> Result<(), LabError> {
+        self.service.run(&self.server)
+    }
+
     /// The switch.
     pub fn net(&self) -> &Net {
         &self.net

@@ -120,7 +120,7 @@ impl Site {
         self.show(vm, self.lab.follow().healthy(vm.spec().mac, before, BOOT))
     }
 
-    fn image(&self, tag: &str) -> serde_json::Value {
+    pub(super) fn image(&self, tag: &str) -> serde_json::Value {
         let text = self.lab.cli(&["image", "show", tag, "--json"]).unwrap();
         serde_json::from_str(&text).unwrap()
     }
@@ -213,16 +213,16 @@ fn a_reboot_forgets_and_a_repointing_upgrades_and_rolls_back() {
     }
 }
 
-/// Flips one bit in the middle of a blob, in the pack that its chunk lies in.
-fn flip_a_byte(store: &Path, hex: &str) {
+/// Flips one bit of a blob, so many parts of a hundred behind its beginning, in the pack that its chunk lies in.
+pub(super) fn flip_a_byte(store: &Path, hex: &str, percent: usize) {
     let blobs = ImageStore::open_read_only(store).blobs().clone();
     let mut bytes = Vec::new();
     blobs.reader(hex.parse().unwrap()).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
-    let middle = &bytes[bytes.len() / 2..][..64];
+    let part = &bytes[bytes.len() / 100 * percent..][..64];
     for pack in std::fs::read_dir(store.join("packs")).unwrap() {
         let path = pack.unwrap().path();
         let whole = std::fs::read(&path).unwrap();
-        if let Some(at) = whole.windows(middle.len()).position(|w| w == middle) {
+        if let Some(at) = whole.windows(part.len()).position(|w| w == part) {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
             let file = std::fs::File::options().write(true).open(&path).unwrap();
             file.write_all_at(&[whole[at] ^ 1], at as u64).unwrap();
@@ -238,7 +238,7 @@ fn a_flipped_byte_in_the_rootfs_never_runs() {
     let site = Site::up();
     let image = site.image("tiny:1");
     let hex = image["manifest"]["rootfs"]["blob"]["digest"].as_str().unwrap();
-    flip_a_byte(&site.folder.path().join("state/store"), hex);
+    flip_a_byte(&site.folder.path().join("state/store"), hex, 50);
 
     let vm = site.power_on(1, Firmware::Bios);
     let why = site.lab.follow().wait(vm.spec().mac, &BTreeSet::new(), "a refused boot", BOOT, |attempt| {

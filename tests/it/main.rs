@@ -9,6 +9,7 @@ mod boots_firmware;
 mod boots_foreign;
 mod boots_kexec;
 mod boots_power;
+mod boots_streamed;
 mod boots_volumes;
 mod build;
 mod cli;

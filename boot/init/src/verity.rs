@@ -103,14 +103,14 @@ fn hash(salted: &Sha256, block: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
-    const SALT: Digest = Digest([7; 32]);
+    pub const SALT: Digest = Digest([7; 32]);
 
     /// Builds the way that the format's description says, not the way that `check` walks.
-    fn build(data: &[u8]) -> (Vec<u8>, Digest) {
+    pub fn build(data: &[u8]) -> (Vec<u8>, Digest) {
         let hash = |block: &[u8]| -> [u8; 32] { Sha256::digest([&SALT.0[..], block].concat()).into() };
         let mut level: Vec<u8> = data.chunks(BLOCK).flat_map(hash).collect();
         let mut out: Vec<Vec<u8>> = Vec::new();

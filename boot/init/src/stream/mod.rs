@@ -28,7 +28,7 @@ use rustix::{fs::MemfdFlags, io::FdFlags, mount::MountFlags};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
@@ -98,7 +98,10 @@ pub struct Streamed {
 
 /// Makes a device of the rootfs of which nothing is here yet. Fails, with nothing left in use, where this kernel can't.
 pub fn start(reporter: &Reporter, rootfs: &RootFs, proven: &Proven) -> Result<Streamed> {
-    blocks::open_soon(netlink::DEVICE).or_else(|_| failed("this kernel has no nbd"))?;
+    if !Path::new("/sys/block/nbd0").exists() {
+        return failed("this kernel, or the image's initramfs, has no nbd");
+    }
+    blocks::open_soon(netlink::DEVICE)?;
     make_home()?;
     let data = root::memory_file("pristine-rootfs", rootfs.bytes())?;
     let whole = blocks::number(&blocks::attach(&data, "pristine-rootfs")?)?;
@@ -165,12 +168,16 @@ impl Streamed {
 
     fn wait_until_ready(&self) -> Result<()> {
         self.control.set_read_timeout(Some(READY)).doing("wait for the root's device")?;
-        let mut line = String::new();
-        BufReader::new(&self.control).read_line(&mut line).doing("wait for the root's device")?;
+        // Byte by byte: what is said after this line is for later.
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while (&self.control).read(&mut byte).doing("wait for the root's device")? > 0 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        let line = String::from_utf8_lossy(&line);
         self.control.set_nonblocking(true).doing("go on without waiting")?;
-        match (line.trim(), line.strip_prefix(CAN_NOT)) {
+        match (&*line, line.strip_prefix(CAN_NOT)) {
             (IS_READY, _) => Ok(()),
-            (_, Some(why)) => failed(why.trim()),
+            (_, Some(why)) => failed(why),
             _ => failed("what serves the root ended before it was ready"),
         }
     }

@@ -128,39 +128,46 @@ impl Server {
     fn begin(job: &str, again: bool, control: &UnixStream) -> Result<(Arc<Server>, UnixStream)> {
         keeper::stay_in_memory()?;
         let job = Job::read(job)?;
-        let bytes = job.rootfs.bytes();
         let tree = fs::read(inherited(job.tree)).doing("read the verity tree")?;
-        let tree = job.rootfs.tree(tree)?;
         let data = File::options().read(true).write(true).open(inherited(job.data)).doing("open the root")?;
         let (kernel, ours) = UnixStream::pair().doing("make a socket")?;
-        let attach = |command| netlink::attach(command, bytes, kernel.as_fd());
+        let attach = |command| netlink::attach(command, job.rootfs.bytes(), kernel.as_fd());
         match again {
             // The other one may have died before it had a device.
             true => attach(Command::Reconnect).or_else(|_| attach(Command::Connect))?,
             false => attach(Command::Connect)?,
         }
-        let server = Arc::new(Server {
-            path: format!("/blobs/{}?boot={}", job.rootfs.blob.digest, job.reporter.attempt),
-            tree,
-            data,
-            state: Mutex::new(State { pieces: Pieces::new(bytes), waiting: Vec::new(), read: 0 }),
-            news: Condvar::new(),
-            out: Mutex::new(ours.try_clone().doing("keep a socket")?),
-            control: control.try_clone().doing("keep a socket")?,
-            runs: AtomicBool::new(false),
-            done: AtomicBool::new(false),
-            reported: AtomicBool::new(false),
-            job,
-        });
+        let copy = |socket: &UnixStream| socket.try_clone().doing("keep a socket");
+        let server = Arc::new(Server::new(job, tree, data, copy(&ours)?, copy(control)?)?);
         server.find_what_is_here();
         for nth in 0..AT_ONCE {
             let server = Arc::clone(&server);
             spawn(&format!("read-{nth}"), move || server.fetch_for_reads())?;
         }
-        let hydrates = Arc::clone(&server);
-        spawn("rest", move || hydrates.fetch_the_rest())?;
+        let last = Arc::clone(&server);
+        spawn("rest", move || last.become_needless())?;
         let _ = (&server.control).write_all(format!("{IS_READY}\n").as_bytes());
         Ok((server, ours))
+    }
+
+    fn new(job: Job, tree: Vec<u8>, data: File, out: UnixStream, control: UnixStream) -> Result<Server> {
+        Ok(Server {
+            path: format!("/blobs/{}?boot={}", job.rootfs.blob.digest, job.reporter.attempt),
+            tree: job.rootfs.tree(tree)?,
+            data,
+            state: Mutex::new(State {
+                pieces: Pieces::new(job.rootfs.bytes()),
+                waiting: Vec::new(),
+                read: 0,
+            }),
+            news: Condvar::new(),
+            out: Mutex::new(out),
+            control,
+            runs: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
+            job,
+        })
     }
 
     /// What a process before us has left: it may have died in the middle of a piece.
@@ -264,9 +271,8 @@ impl Server {
         }
     }
 
-    /// The thread that fetches the rest, from when on process 1 is the image's; where all is here, memory takes our
-    /// place.
-    fn fetch_the_rest(&self) {
+    /// The thread that fetches the rest, from when on process 1 is the image's, and has memory take our place.
+    fn become_needless(&self) {
         // Its end of the line closes when it becomes the image's init.
         if (&self.control).read(&mut [0]).is_ok_and(|n| n > 0) {
             std::process::exit(NOT_WANTED.into());
@@ -274,11 +280,16 @@ impl Server {
         self.runs.store(true, Ordering::Release);
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
         let began = Instant::now();
+        self.fetch_the_rest();
+        self.hand_over(began)
+    }
+
+    fn fetch_the_rest(&self) {
         let mut forgave = Instant::now();
         loop {
             let state = self.state();
             if state.pieces.whole() {
-                break;
+                return;
             }
             match state.pieces.next_rest() {
                 Some(run) => {
@@ -297,26 +308,28 @@ impl Server {
                 }
             }
         }
-        let read = self.state().read as f64 / 1e6;
-        match self.hand_over() {
-            Ok(()) => say(format!(
-                "all of the root is in memory, every block proven: {:.1} MB, {read:.1} of them as they were read, {:.1} s \
-                 after the hand-over. It needs the server no longer",
-                self.job.rootfs.blob.size as f64 / 1e6,
-                began.elapsed().as_secs_f64()
-            )),
-            Err(failure) => {
-                say(format!("{failure}: the root is in memory, and stays with the process that serves it"))
-            }
-        }
     }
 
-    /// Puts the memory itself under dm-verity, and ends the device.
-    fn hand_over(&self) -> Result<()> {
-        root::seal(&self.data)?;
-        blocks::swap(DATA, &Job::table(&self.job.rootfs, &format!("{} 0", self.job.whole)))?;
+    /// Puts the memory itself under dm-verity, and ends the device, and with it this process.
+    fn hand_over(&self, began: Instant) {
+        let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+        let (size, read) = (mb(self.job.rootfs.blob.size), mb(self.state().read));
+        let here = format!(
+            "all of the root is in memory, every block proven: {size}, of which {read} as they were read"
+        );
+        let table = format!("{} 0", self.job.whole);
+        let swapped =
+            root::seal(&self.data).and_then(|()| blocks::swap(DATA, &Job::table(&self.job.rootfs, &table)));
+        if let Err(failure) = swapped {
+            return say(format!("{here}. It stays with the process that serves it: {failure}"));
+        }
+        let seconds = began.elapsed().as_secs_f32();
+        say(format!("{here}, {seconds:.1} s after the image's start. It needs the server no longer"));
         self.done.store(true, Ordering::Release);
-        netlink::detach()
+        if let Err(failure) = netlink::detach() {
+            say(failure.to_string());
+            std::process::exit(0);
+        }
     }
 
     /// Fetches these pieces; what comes is answered at once.
@@ -412,3 +425,6 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK);
     thread.spawn(work).map(drop).doing("start a thread")
 }
+
+#[cfg(test)]
+mod tests;
