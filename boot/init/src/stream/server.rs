@@ -192,15 +192,15 @@ impl Server {
     fn serve(&self, mut kernel: UnixStream) -> Result<()> {
         let mut header = [0; nbd::HEADER];
         loop {
-            if let Err(e) = kernel.read_exact(&mut header) {
-                return match self.done.load(Ordering::Acquire) {
-                    true => Ok(()),
-                    false => failed(format!("the kernel ended the connection of the root's device: {e}")),
-                };
-            }
-            match nbd::parse(&header, self.job.rootfs.bytes()) {
+            let asked = match kernel.read_exact(&mut header) {
+                Ok(()) => nbd::parse(&header, self.job.rootfs.bytes()),
+                // It may close without a word.
+                Err(_) => Some(Request::Disconnect),
+            };
+            match asked {
                 None => return failed("what the kernel asks of the root's device makes no sense"),
-                Some(Request::Disconnect) => return Ok(()),
+                Some(Request::Disconnect) if self.done.load(Ordering::Acquire) => return Ok(()),
+                Some(Request::Disconnect) => return failed("the kernel gave up the root's device"),
                 Some(Request::Other(cookie)) => self.send(&nbd::reply(cookie, nbd::WRONG)),
                 Some(Request::Read { cookie, from, len }) => {
                     let read = Waiting { cookie, from, len };
