@@ -67,6 +67,10 @@ pub fn memory_file(name: &str, size: u64) -> Result<File> {
 /// Nothing, not even we, may change it from here on.
 pub fn seal(file: &File) -> Result<()> {
     let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    // One that was streamed may have been sealed by a process that died right after.
+    if rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(all)) {
+        return Ok(());
+    }
     rustix::fs::fcntl_add_seals(file, all).doing("seal a memory file")
 }
 
