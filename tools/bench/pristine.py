@@ -23,11 +23,11 @@ tftp_transfers_per_client = 512
 """
 
 
-def config(state, text="", interface="eth0", subnet=True, nbp=NBP, turns=0):
+def config(state, text="", interface="eth0", subnet=True, nbp=NBP, turns=0, roots="fetch"):
     pool = ""
     if subnet:
         pool = '[[subnet]]\nnetwork = "198.18.0.0/15"\npools = ["198.18.16.0-198.19.255.250"]\n'
-    line = f"roots_at_once = {turns}\nroots_per_rack = 0\n"
+    line = f'roots_at_once = {turns}\nroots_per_rack = 0\nroots = "{roots}"\n'
     path = Path(state).with_suffix(".toml")
     path.write_text(
         f'state_dir = "{state}"\nlog = "warn"\n[[interface]]\nname = "{interface}"\nwatch_others = false\n{pool}'
