@@ -215,10 +215,9 @@ fn respond<M: Machines>(
     let tell = boot.map(|boot| {
         Box::new(move |delivery: super::body::Delivery| {
             drop(slot);
-            if reaches_end || !delivery.complete {
-                let told = async move { app.machines.blob_fetched(boot, digest, delivery.complete).await };
-                runtime.spawn(told);
-            }
+            // A piece of a root that is streamed tells that the boot goes on.
+            let complete = reaches_end && delivery.complete;
+            runtime.spawn(async move { app.machines.blob_fetched(boot, digest, complete).await });
         }) as super::body::Tell
     });
     *response.body_mut() = Body::new(PieceBody::new(Some(content), pieces, conn.state, tell).after(proof));

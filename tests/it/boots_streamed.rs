@@ -78,9 +78,10 @@ fn a_streamed_root_comes_over_ends_of_the_service_and_then_needs_it_no_longer() 
     assert!(detail(&attempt, Stage::Rootfs).starts_with("streamed: 2"), "{attempt:?}");
     assert!(detail(&attempt, Stage::Verified).contains(", streamed: "), "{attempt:?}");
 
-    site.lab.kill_service();
     let console = vm.console();
-    site.show(&vm, console.wait_for(Mark::default(), "the rootfs: ", LINE));
+    site.lab.kill_service();
+    let killed = console.mark();
+    site.show(&vm, console.wait_for(killed, "the rootfs: ", LINE));
     site.lab.start_service().unwrap();
     site.show(&vm, console.wait_for(Mark::default(), "tiny:big reported healthy", BOOT));
     let mut shell = site.show(&vm, Shell::open(console, LINE));

@@ -3,12 +3,22 @@ use std::{
     fs,
     io::Write,
     os::unix::fs::OpenOptionsExt,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Every console that a person may look at, and the kernel log. Opened for each line: consoles come and
 /// go while drivers load, and the root moves under us.
 static LOCK: Mutex<()> = Mutex::new(());
+static OF_THE_IMAGE: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process writes to the consoles that the kernel has alone: what hangs on another serial port is the
+/// running image's.
+pub fn belongs_to_the_image() {
+    OF_THE_IMAGE.store(true, Ordering::Relaxed);
+}
 
 /// One line, `pristine: ` in front.
 pub fn say(line: impl AsRef<str>) {
@@ -48,7 +58,9 @@ fn write_all_consoles(text: &str) {
     if names.is_empty() {
         names.insert("console");
     }
-    names.extend(["tty0", "ttyS0"]);
+    if !OF_THE_IMAGE.load(Ordering::Relaxed) {
+        names.extend(["tty0", "ttyS0"]);
+    }
     for name in names {
         // Never wait for a terminal: a serial line without carrier or with flow control held must not
         // hold a boot.

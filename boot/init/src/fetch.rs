@@ -265,6 +265,7 @@ struct Patience<'a> {
     what: &'a str,
     /// Without progress.
     tries: u32,
+    waits: u32,
     /// Waited since the server said so.
     in_line: Duration,
     endless: &'a dyn Fn() -> bool,
@@ -272,16 +273,18 @@ struct Patience<'a> {
 
 impl<'a> Patience<'a> {
     fn new(server: SocketAddrV4, what: &'a str) -> Patience<'a> {
-        Patience { server, what, tries: 0, in_line: Duration::ZERO, endless: &|| false }
+        Patience { server, what, tries: 0, waits: 0, in_line: Duration::ZERO, endless: &|| false }
     }
 
     /// Sleeps before the next try; or fails, after too many.
     fn wait(&mut self, trouble: &Trouble, place: &str) -> Result<()> {
         let (server, what) = (self.server, self.what);
         let dice = random::below(1000);
+        let endless = (self.endless)();
+        self.waits += 1;
         let wait = match trouble {
             // It is there and asks for patience, as when a whole hall boots: no try in vain.
-            Trouble::Passing { after: Some(after), .. } if self.in_line < LONGEST_LINE => {
+            Trouble::Passing { after: Some(after), .. } if self.in_line < LONGEST_LINE || endless => {
                 let wait = jittered((*after).min(LONGEST_WAIT), dice);
                 self.in_line += wait;
                 wait
@@ -293,13 +296,12 @@ impl<'a> Patience<'a> {
         };
         // The server may be behind an import or a restart: a few tries even where it says no.
         let most = if matches!(trouble, Trouble::Final { .. }) { 4 } else { TRIES };
-        let endless = (self.endless)();
         if self.tries >= most && !endless {
             return failed(format!("could not fetch {what} from http://{server}: {}", trouble.why()));
         }
         let (seconds, tries) = (wait.as_secs_f32(), self.tries);
         // Not for hours every few seconds over whatever stands on the console.
-        if !endless || tries < 4 || tries.is_multiple_of(16) {
+        if !endless || self.waits < 4 || self.waits.is_multiple_of(16) {
             crate::console::say(format!(
                 "{what}: {}; again in {seconds:.1} s{place} (tries in vain: {tries})",
                 trouble.why()

@@ -195,7 +195,8 @@ fn boot(words: &Words, reporter: &mut Option<Reporter>) -> Result<Infallible> {
     modules.load_for_the_root();
     let proven = root::fetch_tree(boot.server, &boot.attempt, &rootfs)?;
     let source = Source::get(&boot, reporter, &rootfs, &proven, &mut modules)?;
-    let Proven { file: tree, .. } = proven;
+    let Proven { file: tree, tree: checked } = proven;
+    drop(checked);
     let go_on = || {
         root::mount(&source.device, &tree, &rootfs, source.to_come())?;
         let init = root::find_init(boot.init.as_deref())?;

@@ -288,6 +288,14 @@ struct DmRequest {
     parameters: [u8; DM_LEN - 352],
 }
 
+/// SIGHUP, SIGINT and SIGTERM do nothing to this process any more, nor to what it starts.
+pub fn ignore_polite_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: no handler of ours is run; SIG_IGN is a value that the kernel knows.
+        let _ = unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// What to ask device-mapper.
 #[derive(Clone, Copy, Debug)]
 pub enum Dm<'a> {

@@ -6,7 +6,7 @@ use crate::{
     console::say,
     failure::{Doing, Result},
     fetch::backoff,
-    random,
+    random, sys,
 };
 use rustix::mm::MlockAllFlags;
 use std::{
@@ -20,8 +20,10 @@ pub const ARGUMENT: &str = "keep-root";
 
 /// Stays as long as the root is served; `job` is the number of the file that says what it is.
 pub fn run(job: &str) -> ExitCode {
+    // Without its own place it could not be started again: then the root comes whole.
     if let Err(failure) = settle() {
         say(failure.to_string());
+        return ExitCode::FAILURE;
     }
     for nth in 0u32.. {
         let mut command = Command::new("/proc/self/exe");
@@ -42,6 +44,8 @@ pub fn run(job: &str) -> ExitCode {
 /// Out of everybody's way: nothing that happens to the image or its root may end it.
 fn settle() -> Result<()> {
     let _ = rustix::process::setsid();
+    // An init that knows nothing of our name sends this to everybody before it takes the root away.
+    sys::ignore_polite_signals();
     rustix::process::chroot(HOME).doing(format!("go to {HOME}"))?;
     std::env::set_current_dir("/").doing(format!("go to {HOME}"))?;
     // What it starts has the same.

@@ -24,7 +24,11 @@ use crate::{
     report::Reporter,
     root::{self, Proven},
 };
-use rustix::{fs::MemfdFlags, io::FdFlags, mount::MountFlags};
+use rustix::{
+    fs::MemfdFlags,
+    io::FdFlags,
+    mount::{MountFlags, UnmountFlags},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -65,8 +69,6 @@ struct Job {
     data: i32,
     /// The tree, proven.
     tree: i32,
-    /// The loop device over `data`, as `7:0`.
-    whole: String,
 }
 
 impl Job {
@@ -104,9 +106,8 @@ pub fn start(reporter: &Reporter, rootfs: &RootFs, proven: &Proven) -> Result<St
     blocks::open_soon(netlink::DEVICE)?;
     make_home()?;
     let data = root::memory_file("pristine-rootfs", rootfs.bytes())?;
-    let whole = blocks::number(&blocks::attach(&data, "pristine-rootfs")?)?;
     let (data_fd, tree_fd) = (data.as_raw_fd(), proven.file.as_raw_fd());
-    let job = Job { reporter: reporter.clone(), rootfs: *rootfs, data: data_fd, tree: tree_fd, whole };
+    let job = Job { reporter: reporter.clone(), rootfs: *rootfs, data: data_fd, tree: tree_fd };
     let text = serde_json::to_vec(&job).doing("say what to stream")?;
     let job = rustix::fs::memfd_create("pristine-job", MemfdFlags::CLOEXEC).doing("make a memory file")?;
     let job = File::from(job);
@@ -131,16 +132,17 @@ pub fn start(reporter: &Reporter, rootfs: &RootFs, proven: &Proven) -> Result<St
         .wait_until_ready()
         .and_then(|()| blocks::number(netlink::DEVICE))
         .and_then(|nbd| blocks::make_mapped(DATA, &Job::table(rootfs, &format!("{nbd} 0"))));
-    match made {
-        Ok(device) => {
-            streamed.device = device;
-            Ok(streamed)
-        }
-        Err(failure) => {
-            // Any word ends it.
-            let _ = streamed.control.write_all(b"end\n");
-            Err(failure)
-        }
+    streamed.device = made.inspect_err(|_| {
+        let _ = rustix::mount::unmount(HOME, UnmountFlags::DETACH);
+    })?;
+    Ok(streamed)
+}
+
+/// A boot that ends here wants no root any more: any word tells its process so. An image's init that takes our place
+/// runs no such code, and its end of the line closes without a word.
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let _ = self.control.write_all(b"end\n");
     }
 }
 

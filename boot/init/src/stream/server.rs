@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     blocks,
-    console::say,
+    console::{self, say},
     failure::{Doing, Failure, Result, failed},
     fetch::{self, Download, Lost, Problem, Wrong},
     random, root,
@@ -111,6 +111,8 @@ pub fn run(job: &str, again: bool) -> ExitCode {
         }
         Err(failure) => {
             let _ = (&control).write_all(format!("{CAN_NOT}{failure}\n").as_bytes());
+            // No device stays that nobody serves.
+            let _ = netlink::detach();
             return ExitCode::from(NOT_WANTED);
         }
     };
@@ -275,9 +277,16 @@ impl Server {
     fn become_needless(&self) {
         // Its end of the line closes when it becomes the image's init.
         if (&self.control).read(&mut [0]).is_ok_and(|n| n > 0) {
+            let _ = netlink::detach();
             std::process::exit(NOT_WANTED.into());
         }
-        self.runs.store(true, Ordering::Release);
+        console::belongs_to_the_image();
+        {
+            let mut state = self.state();
+            self.runs.store(true, Ordering::Release);
+            // What a server that was gone did not have: from now on it is waited for.
+            state.pieces.forgive();
+        }
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
         let began = Instant::now();
         self.fetch_the_rest();
@@ -317,19 +326,27 @@ impl Server {
         let here = format!(
             "all of the root is in memory, every block proven: {size}, of which {read} as they were read"
         );
-        let table = format!("{} 0", self.job.whole);
-        let swapped =
-            root::seal(&self.data).and_then(|()| blocks::swap(DATA, &Job::table(&self.job.rootfs, &table)));
-        if let Err(failure) = swapped {
-            return say(format!("{here}. It stays with the process that serves it: {failure}"));
-        }
         let seconds = began.elapsed().as_secs_f32();
+        for nth in 0.. {
+            let Err(failure) = self.swap() else { break };
+            if nth == 0 {
+                say(format!("{here}. It stays with the process that serves it until this works: {failure}"));
+            }
+            // Pages may have been in use at this moment, as by whatever looks at a new device.
+            thread::sleep(fetch::backoff(nth, random::below(1000)));
+        }
         say(format!("{here}, {seconds:.1} s after the image's start. It needs the server no longer"));
         self.done.store(true, Ordering::Release);
         if let Err(failure) = netlink::detach() {
             say(failure.to_string());
             std::process::exit(0);
         }
+    }
+
+    fn swap(&self) -> Result<()> {
+        root::seal(&self.data)?;
+        let whole = blocks::number(&blocks::attach(&self.data, "pristine-rootfs")?)?;
+        blocks::swap(DATA, &Job::table(&self.job.rootfs, &format!("{whole} 0")))
     }
 
     /// Fetches these pieces; what comes is answered at once.
@@ -355,14 +372,15 @@ impl Server {
     /// Proves and keeps what came. Downloads begin with a piece: one is here when its end is.
     fn take(&self, at: u64, bytes: &[u8], rest: bool) -> std::result::Result<(), Problem> {
         let pieces = Pieces::of(&(at..at + bytes.len() as u64));
+        let mut state = self.state();
         if rest {
-            let state = self.state();
             let waited = self.news.wait_timeout_while(state, WAY, |state| !state.waiting.is_empty());
-            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if state.pieces.outcome(pieces.clone()) == Outcome::Now {
-                return Ok(());
-            }
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        if state.pieces.outcome(pieces.clone()) == Outcome::Now {
+            return Ok(());
+        }
+        drop(state);
         let wrong = self.tree.first_wrong(at, bytes);
         let good = bytes.get(..wrong.unwrap_or(bytes.len())).unwrap_or_default();
         self.data.write_all_at(good, at).doing("keep the rootfs in memory").map_err(Problem::Fatal)?;
@@ -385,30 +403,28 @@ impl Server {
     /// These pieces did not come. Reads of what is damaged fail, and before the image runs, of what a server that is
     /// gone has: the boot then ends with this reason.
     fn lost(&self, run: Range<usize>, lost: Lost) {
+        let damaged = matches!(lost, Lost::Damaged { .. });
         let refused = match lost {
-            Lost::Damaged { at, failure } => {
-                self.tell(&failure);
-                if !self.reported.swap(true, Ordering::AcqRel) {
-                    self.job.reporter.failed(&failure.0);
-                }
-                Pieces::of(&(at..at + 1))
-            }
-            Lost::Other(failure) if self.runs.load(Ordering::Acquire) => {
-                say(failure.to_string());
-                thread::sleep(fetch::backoff(6, random::below(1000)));
-                0..0
-            }
-            Lost::Other(failure) => {
-                self.tell(&failure);
-                run.clone()
-            }
+            Lost::Damaged { at, .. } => Pieces::of(&(at..at + 1)),
+            Lost::Other(_) => run.clone(),
         };
-        {
+        let failure = lost.failure();
+        self.tell(&failure);
+        let runs = {
             let mut state = self.state();
-            state.pieces.refuse(refused);
+            let runs = self.runs.load(Ordering::Acquire);
+            if damaged || !runs {
+                state.pieces.refuse(refused);
+            }
             state.pieces.again(run);
-        }
+            runs
+        };
         self.answer_waiting();
+        if damaged && !self.reported.swap(true, Ordering::AcqRel) {
+            self.job.reporter.failed(&failure.0);
+        } else if !damaged && runs {
+            thread::sleep(fetch::backoff(6, random::below(1000)));
+        }
     }
 
     fn tell(&self, failure: &Failure) {

@@ -79,7 +79,7 @@ fn serving(addr: SocketAddrV4) -> (Arc<Server>, UnixStream, UnixStream) {
     let verity = Verity { root_hash, salt: verity::SALT, data_blocks: blocks, tree: tree_blob };
     let rootfs = RootFs { blob: Blob { digest, size: SIZE as u64 }, verity };
     let reporter = Reporter { server: addr, attempt: "1".into(), token: "t".into() };
-    let job = Job { reporter, rootfs, data: 0, tree: 0, whole: "7:0".into() };
+    let job = Job { reporter, rootfs, data: 0, tree: 0 };
     let data = root::memory_file("test", rootfs.bytes()).unwrap();
     let (kernel, ours) = UnixStream::pair().unwrap();
     let (control, process_1) = UnixStream::pair().unwrap();
