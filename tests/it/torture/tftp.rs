@@ -171,11 +171,11 @@ fn clients_that_misbehave_cost_little_and_a_good_read_is_quick() {
                 })
                 .collect::<Vec<_>>()
         };
-        let half_open = bad.enter(open).unwrap();
-        good(&mut row, "300 half-open");
         let broken =
             || site.api(Client::status).unwrap().counters["provisioner"]["files_broken"].as_u64().unwrap();
         let (before, said, began) = (broken(), broken_in_log(&site), Instant::now());
+        let half_open = bad.enter(open).unwrap();
+        good(&mut row, "300 half-open");
         drop(half_open);
         until("all of them are counted", || (broken() >= before + 300).then_some(()));
         let said = broken_in_log(&site) - said;
