@@ -112,6 +112,10 @@ impl SendFile for TcpStream {
     }
 }
 
+/// Bytes after which a connection gives way to others. A client that takes as fast as the kernel sends never makes us
+/// wait, and would keep its thread for the whole of a root, while small answers stand behind it.
+const BURST: usize = 1 << 20;
+
 /// A stream whose reader is held to a pace: a write that waits too long for too little ends the
 /// connection. Waiting is all that counts: a client that pauses between requests, or that waits
 /// for our disk, owes nothing.
@@ -125,12 +129,33 @@ pub(super) struct Guarded<S> {
     waited: Duration,
     /// Bytes taken in that time.
     taken: u64,
+    /// Bytes taken since it last gave way or had to wait.
+    burst: usize,
     corked: bool,
 }
 
 impl<S> Guarded<S> {
     pub(super) fn new(stream: S, pace: Pace, state: Arc<ConnState>) -> Guarded<S> {
-        Guarded { stream, pace, state, waiting: None, waited: Duration::ZERO, taken: 0, corked: false }
+        Guarded {
+            stream,
+            pace,
+            state,
+            waiting: None,
+            waited: Duration::ZERO,
+            taken: 0,
+            burst: 0,
+            corked: false,
+        }
+    }
+
+    /// True where it is the others' turn; ours comes again behind theirs.
+    fn gives_way(&mut self, cx: &Context<'_>) -> bool {
+        let enough = self.burst >= BURST;
+        if enough {
+            self.burst = 0;
+            cx.waker().wake_by_ref();
+        }
+        enough
     }
 
     fn judge(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -142,6 +167,7 @@ impl<S> Guarded<S> {
                     self.waited += since.elapsed();
                 }
                 self.taken += count64;
+                self.burst = self.burst.saturating_add(count);
                 if self.taken >= self.pace.bytes {
                     (self.taken, self.waited) = (0, Duration::ZERO);
                 }
@@ -152,6 +178,7 @@ impl<S> Guarded<S> {
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
+                self.burst = 0;
                 let left = self.pace.time.saturating_sub(self.waited);
                 let (_, timer) = self.waiting.get_or_insert_with(|| {
                     let now = Instant::now();
@@ -183,6 +210,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: SendFile + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.gives_way(cx) {
+            return Poll::Pending;
+        }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.judge(cx, outcome)
     }
@@ -195,6 +225,9 @@ impl<S: SendFile + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.gives_way(cx) {
+            return Poll::Pending;
+        }
         let blob = self.state.blob();
         let place = |buf: &IoSlice<'_>| blob.as_ref().and_then(|blob| blob.place_of(buf));
         let first = bufs.iter().position(|buf| !buf.is_empty()).unwrap_or(0);

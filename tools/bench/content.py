@@ -1,11 +1,12 @@
 """What is served and imported: a root of bytes that no compression shortens, as an image in a store."""
 
+import ctypes
 import json
 import os
 import shutil
 from pathlib import Path
 
-from frame import ROOT, run
+from frame import ROOT, Failed, run
 from pristine import PROGRAM
 
 
@@ -56,11 +57,28 @@ def plain(state, digest, root):
     blob.chmod(0o444)
 
 
-def drop_from_cache(*folders):
-    """Has the kernel forget the pages of all files beneath."""
+def drop_from_cache(folder, process=None):
+    """Has the kernel forget the pages of all files beneath; those that `process` has mapped as well, which it would keep."""
     os.sync()
-    for folder in folders:
-        for path in [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.is_file()]:
-            fd = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+    if process is not None:
+        page_out(process.pid, folder)
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def page_out(pid, folder):
+    """process_madvise(2), MADV_PAGEOUT, of what the process has mapped of files in the folder."""
+    number, advice = 440, 21
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        words = line.split(maxsplit=5)
+        if len(words) < 6 or not words[5].startswith(f"{folder}/"):
+            continue
+        begin, end = (int(word, 16) for word in words[0].split("-"))
+        vector = (ctypes.c_size_t * 2)(begin, end - begin)
+        if libc.syscall(number, pidfd, vector, ctypes.c_size_t(1), advice, 0) < 0:
+            raise Failed(f"process_madvise: {os.strerror(ctypes.get_errno())}")
+    os.close(pidfd)

@@ -101,7 +101,7 @@ def rows(table, work, rounds, quick):
             with Wire() as wire, site.start(wire, which) as process:
                 # A service hashes what it sends the first time.
                 site.drain(wire, process, which, 1, 60, once=True)
-                drop_from_cache(site.folder)
+                drop_from_cache(site.folder, process)
                 return site.drain(wire, process, which, clients, 120, once=True)
         turns = in_turns(max(2, rounds // 2), {k: lambda k=k: cold(k) for k in kinds})
         tell(table, f"{clients} client{'s' if clients > 1 else ''}, cold", turns, ">= 1", "<= 1")
@@ -141,7 +141,7 @@ def stalls(table, site, rounds):
                 helpers.append(Process("dhcpload", load, site.folder / "load.log", wire.client))
             if cold:
                 time.sleep(0.2)
-                drop_from_cache(site.folder)
+                drop_from_cache(site.folder, process)
                 site.drain(wire, process, which, 8, 60, once=True)
             for helper in helpers:
                 helper.wait(60)
