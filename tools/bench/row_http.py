@@ -124,44 +124,47 @@ def tell(table, how, turns, faster, cheaper):
 
 
 def stalls(table, site, rounds):
-    """The slowest small answers while a file comes from the disk."""
-    def during(which, cold):
+    """The slowest small answers while a file comes from the disk. GETs by themselves, as the peer's are; what else
+    pristine answers in runs of its own."""
+    def during(which, what, cold):
         with Wire() as wire, site.start(wire, which) as process:
             port, _ = site.path(which)
+            helpers = {}
             # Small and from memory with both; and a boot script, which waits for the disk.
-            small = {"get": "/small" if which == "nginx" else "/nbp/autoexec.ipxe"}
-            if which != "nginx":
-                small["script"] = "/boot/script?mac=02:00:00:00:00:01"
-            helpers = []
-            for name, path in small.items():
-                poke = [sys.executable, "-B", built("poke.py"), f"http://{wire.server_ip}:{port}{path}", 3]
-                helpers.append(Process("poke", poke, site.folder / f"poke-{name}.log", wire.client))
-            if which != "nginx":
+            path = {"get": "/small" if which == "nginx" else "/nbp/autoexec.ipxe", "script": "/boot/script?mac=02:00:00:00:00:01"}[what]
+            poke = [sys.executable, "-B", built("poke.py"), f"http://{wire.server_ip}:{port}{path}", 3]
+            helpers["poke"] = Process("poke", poke, site.folder / "poke.log", wire.client)
+            if what == "script":
                 load = [built("dhcpload"), wire.client_ip, wire.server_ip, 50, 2]
-                helpers.append(Process("dhcpload", load, site.folder / "load.log", wire.client))
+                helpers["load"] = Process("dhcpload", load, site.folder / "load.log", wire.client)
             if cold:
                 time.sleep(0.2)
                 drop_from_cache(site.folder, process)
                 site.drain(wire, process, which, 8, 60, once=True)
-            for helper in helpers:
+            said = {}
+            for name, helper in helpers.items():
                 helper.wait(60)
-            found = {name: json.loads((site.folder / f"poke-{name}.log").read_text())["max_ms"] for name in small}
-            if which != "nginx":
-                load = json.loads((site.folder / "load.log").read_text())
-                found["offer"], found["ack"] = load["offer"]["max_ms"], load["ack"]["max_ms"]
-            for helper in helpers:
+                said[name] = json.loads(helper.log.read_text())
                 helper.stop()
                 helper.log.unlink()
+        found = {what: said["poke"]["max_ms"]}
+        if "load" in said:
+            found |= {"offer": said["load"]["offer"]["max_ms"], "ack": said["load"]["ack"]["max_ms"]}
         return found
 
-    ways = {f"{k}, {'cold' if c else 'idle'}": lambda k=k, c=c: during(k, c) for k in ("chunks", "plain", "nginx") for c in (False, True)}
-    turns = in_turns(max(2, rounds // 2), ways)
-    worst = {way: {k: median([r[k] for r in runs]) for k in runs[0]} for way, runs in turns.items()}
+    ways = [(which, what, cold) for which in ("chunks", "plain", "nginx") for what in ("get", "script") for cold in (False, True)]
+    ways = [way for way in ways if way[:2] != ("nginx", "script")]
+    turns = in_turns(max(2, rounds // 2), {way: lambda way=way: during(*way) for way in ways})
+    worst = {}
+    for (which, _, cold), runs in turns.items():
+        worst.setdefault((which, cold), {}).update({k: median([r[k] for r in runs]) for k in runs[0]})
+    figures = {f"{which}, {'cold' if cold else 'idle'}": found for (which, cold), found in worst.items()}
+    theirs = worst["nginx", True]
     for kind in ("plain", "chunks"):
-        mine, idle, theirs = worst[f"{kind}, cold"], worst[f"{kind}, idle"], worst["nginx, cold"]
-        note = f"{mine['get']:.1f} ms, {idle['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}"
-        table.add("http", f"slowest small GET while 8 read a cold file, {kind}", "nginx likewise", mine["get"] / theirs["get"], "<= 1", note, worst)
+        mine, idle_ = worst[kind, True], worst[kind, False]
+        note = f"{mine['get']:.1f} ms, {idle_['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}"
+        table.add("http", f"slowest small GET while 8 read a cold file, {kind}", "nginx likewise", mine["get"] / theirs["get"], "<= 1", note, figures)
         disk = ", which waits for the same disk"
         for half, what, why in (("script", "boot script", disk), ("offer", "OFFER", ""), ("ack", "ACK", disk)):
-            note = f"{mine[half]:.1f} by {idle[half]:.1f} ms{why}"
-            table.add("http", f"slowest {what} meanwhile, {kind}", "itself with nothing to do", mine[half] / idle[half], None, note, None)
+            note = f"{mine[half]:.1f} by {idle_[half]:.1f} ms{why}"
+            table.add("http", f"slowest {what} meanwhile, {kind}", "itself with nothing to do", mine[half] / idle_[half], None, note, None)

@@ -141,9 +141,9 @@ fn a_wrong_block_is_neither_kept_nor_given_and_its_piece_alone_is_lost() {
     let n = process_1.read(&mut said).unwrap();
     let said = String::from_utf8_lossy(&said[..n]).into_owned();
     assert!(said.starts_with(&format!("{FAILED}the rootfs is damaged at byte {at}")), "{said}");
-    assert!(source.asked().contains(&"a report".to_owned()));
-    // All others come, and when the server has been put right this one, too.
+    // All others come, after the report, and when the server has been put right this one, too.
     assert!(read(&mut kernel, PIECE * 4, 4096).unwrap() == bytes()[PIECE as usize * 4..][..4096]);
+    assert!(source.asked().contains(&"a report".to_owned()));
     source.bytes.lock().unwrap()[at + 77] ^= 1;
     server.state().pieces.forgive();
     server.fetch_the_rest();
