@@ -47,18 +47,16 @@ impl Record {
 impl Crew {
     /// All machines, off. To be called inside the fleet's namespace: threads and sockets stay there.
     pub fn start(options: &Options, fates: Fates, fleet: &[Mac]) -> Result<Crew, LabError> {
-        let dice = fates.dice;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(LabError::file("the fleet's threads"))?;
         let relay = runtime
-            .block_on(Relay::open(RELAY, SERVER, dice, options.loss))
+            .block_on(Relay::open(RELAY, SERVER, fates.dice, options.loss))
             .map_err(LabError::file("the relay agent's socket"))?;
         runtime.spawn(relay.clone().run());
         let world = Arc::new(World {
-            dice,
             relay,
             server: SERVER,
             port: PORT,
@@ -128,7 +126,7 @@ async fn live(world: Arc<World>, mac: Mac, mut cycles: watch::Receiver<u64>, rec
             if matches!(outcome.end, End::Healthy | End::Hung) {
                 break;
             }
-            sleep(world.dice.around(mac, "restart", nth, RESTART).div_f64(world.speed)).await;
+            sleep(world.fates.dice.around(mac, "restart", nth, RESTART).div_f64(world.speed)).await;
         }
         if !settled {
             settled = true;

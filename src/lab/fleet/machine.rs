@@ -2,7 +2,6 @@
 //! delays and failures that its seed has for it.
 
 use super::{
-    dice::Dice,
     fate::Fates,
     http::{Answer, Request},
     relay::{Client, Relay},
@@ -33,15 +32,13 @@ const TAIL: u64 = 4_096;
 /// What all machines share.
 #[derive(Debug)]
 pub struct World {
-    /// Their chance.
-    pub dice: Dice,
     /// Way to the DHCP server.
     pub relay: Relay,
     /// Address of the service.
     pub server: Ipv4Addr,
     /// Its port for machines.
     pub port: u16,
-    /// Which images fail on which of them.
+    /// Their chance, and which images fail on which of them.
     pub fates: Fates,
     /// How much faster than real its delays pass.
     pub speed: f64,
@@ -163,7 +160,7 @@ impl Boot<'_> {
     }
 
     async fn pause(&self, what: &str, median: Duration) {
-        let around = self.world.dice.around(self.mac, what, self.nth, median);
+        let around = self.world.fates.dice.around(self.mac, what, self.nth, median);
         sleep(around.div_f64(self.world.speed)).await;
     }
 
@@ -277,8 +274,11 @@ impl Boot<'_> {
                 }
             };
             sleep(
-                wait + wait.mul_f64(self.world.dice.part(self.mac, "jitter", self.nth + u64::from(tries)))
-                    / 4,
+                wait + wait.mul_f64(self.world.fates.dice.part(
+                    self.mac,
+                    "jitter",
+                    self.nth + u64::from(tries),
+                )) / 4,
             )
             .await;
         }
