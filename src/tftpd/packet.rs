@@ -241,19 +241,15 @@ pub fn clean_name(name: &[u8]) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Writes a DATA packet into `out`, which is cleared first. `block` is the 16-bit number on the
-/// wire.
+/// Appends a DATA packet to `out`. `block` is the 16-bit number on the wire.
 pub fn data(block: u16, payload: &[u8], out: &mut Vec<u8>) {
-    out.clear();
     out.extend_from_slice(&DATA.to_be_bytes());
     out.extend_from_slice(&block.to_be_bytes());
     out.extend_from_slice(payload);
 }
 
-/// Writes an OACK that agrees to `options` into `out`, which is cleared first; `size` is the
-/// answer to tsize.
+/// Appends an OACK that agrees to `options` to `out`; `size` is the answer to tsize.
 pub fn oack(options: &Options, size: u64, out: &mut Vec<u8>) {
-    out.clear();
     out.extend_from_slice(&OACK.to_be_bytes());
     let mut put = |key: &str, value: u64| {
         out.extend_from_slice(key.as_bytes());

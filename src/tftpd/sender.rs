@@ -17,7 +17,6 @@ pub(super) struct Sender<'a> {
     /// Packets that one call sends.
     at_once: usize,
     buffer: Vec<u8>,
-    packet: Vec<u8>,
 }
 
 impl<'a> Sender<'a> {
@@ -25,7 +24,7 @@ impl<'a> Sender<'a> {
         let len = transfer.packet_len();
         let at_once = (MAX_DATAGRAM / len.max(1)).min(MAX_SEGMENTS);
         let cuts = transfer.window() > 1 && len > WORTH_CUTTING && sys::cut_datagrams(socket, len).is_ok();
-        Sender { socket, at_once: if cuts { at_once } else { 1 }, buffer: Vec::new(), packet: Vec::new() }
+        Sender { socket, at_once: if cuts { at_once } else { 1 }, buffer: Vec::new() }
     }
 
     /// # Errors
@@ -36,8 +35,7 @@ impl<'a> Sender<'a> {
             let last = next.saturating_add(self.at_once as u64 - 1).min(*blocks.end());
             self.buffer.clear();
             for block in next..=last {
-                transfer.packet(block, &mut self.packet);
-                self.buffer.extend_from_slice(&self.packet);
+                transfer.packet(block, &mut self.buffer);
             }
             match self.socket.send(&self.buffer).await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),

@@ -13,12 +13,13 @@ use crate::{
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
     net::UdpSocket,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout},
 };
 
 /// IPv4 and UDP headers.
@@ -102,6 +103,8 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
     let mut sender = Sender::new(socket, &transfer);
     let mut incoming = [0; 600];
     let mut step = transfer.start();
+    // Set anew when it rings, not for every block: the deadline mostly moves away.
+    let mut alarm = pin!(sleep_until(began + transfer.deadline()));
     loop {
         match step {
             Step::Done(outcome) => return outcome,
@@ -113,9 +116,16 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
             }
         }
         let deadline = began + transfer.deadline();
+        if deadline < alarm.deadline() {
+            alarm.as_mut().reset(deadline);
+        }
         let received = tokio::select! {
             biased;
-            received = timeout_at(deadline, socket.recv(&mut incoming)) => received,
+            received = socket.recv(&mut incoming) => Some(received),
+            () = alarm.as_mut() => {
+                alarm.as_mut().reset(deadline);
+                None
+            }
             _ = &mut ticket.cancelled => {
                 return last_word(&mut transfer, socket, began).unwrap_or_else(|| {
                     TransferOutcome::Aborted {
@@ -126,15 +136,15 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
             }
         };
         step = match received {
-            Err(_) => transfer.timeout(began.elapsed()),
-            Ok(Ok(len)) => receive(&mut transfer, incoming.get(..len).unwrap_or_default(), began),
-            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            None => transfer.timeout(began.elapsed()),
+            Some(Ok(len)) => receive(&mut transfer, incoming.get(..len).unwrap_or_default(), began),
+            Some(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 match last_word(&mut transfer, socket, began) {
                     Some(outcome) => Step::Done(outcome),
                     None => Step::Done(transfer.unreachable()),
                 }
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::debug!(%error, "TFTP packet not received");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 Step::Wait

@@ -119,7 +119,7 @@ impl Transfer {
         self.window
     }
 
-    /// Writes the packet of `block` into `out`.
+    /// Appends the packet of `block` to `out`.
     pub fn packet(&self, block: u64, out: &mut Vec<u8>) {
         if block == 0 {
             return packet::oack(&self.agreed, self.file.len() as u64, out);

@@ -154,6 +154,7 @@ fn block_numbers_roll_over() {
     while let Step::Send(blocks) = step {
         let last = *blocks.end();
         for block in blocks {
+            packet.clear();
             t.packet(block, &mut packet);
             if block > 0 {
                 assert_eq!(packet[2..4], (block as u16).to_be_bytes());
@@ -207,6 +208,7 @@ fn run(whole: &Bytes, blksize: u16, window: u16, fate: Vec<u8>) -> (Vec<u8>, Tra
             Step::Done(outcome) => return (got, outcome, packets),
             Step::Send(blocks) => {
                 for block in blocks {
+                    buffer.clear();
                     t.packet(block, &mut buffer);
                     packets += 1;
                     world.send(true, &buffer);
