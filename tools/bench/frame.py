@@ -205,6 +205,12 @@ def in_turns(rounds, ways):
     return results
 
 
+def spread(turns, mine, theirs, what):
+    """Of how much the ratio of the medians can be trusted: the ratios of the single rounds."""
+    ratios = [ours[what] / peer[what] for ours, peer in zip(turns[mine], turns[theirs])]
+    return f"single rounds {min(ratios):.2f} to {max(ratios):.2f}"
+
+
 class Table:
     """The rows. A ratio is ours by theirs unless `what` says otherwise; `reach` is `>= 5` or `<= 0.8`."""
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from content import drop_from_cache, imported, plain, squashfs
-from frame import GIB, Failed, Process, Wire, in_turns, median, run, wait_for
+from frame import GIB, Failed, Process, Wire, in_turns, median, run, spread, wait_for
 from pristine import OPEN_BOUNDS, Service
 from tools import built
 
@@ -85,8 +85,7 @@ def idle():
 
 def rows(table, work, rounds, quick):
     site = Site(work, 128 if quick else 512)
-    kinds = ("plain", "chunks", "nginx")
-    floor = ("floor",)
+    kinds = ("plain", "chunks", "nginx", "floor")
     seconds = 2 if quick else 5
     for clients, faster, cheaper in ((1, ">= 1.5", "<= 0.8"), (64, ">= 1", "<= 1")):
         def once(which):
@@ -94,7 +93,7 @@ def rows(table, work, rounds, quick):
                 # The first answer opens the files and finds them in the page cache.
                 site.drain(wire, process, which, 1, 60, once=True)
                 return site.drain(wire, process, which, clients, seconds)
-        turns = in_turns(rounds, {k: lambda k=k: once(k) for k in kinds + (floor if clients == 1 else ())})
+        turns = in_turns(rounds, {k: lambda k=k: once(k) for k in kinds})
         tell(table, f"{clients} client{'s' if clients > 1 else ''}, page cache", turns, faster, cheaper)
     for clients in (1, 64):
         def cold(which):
@@ -103,7 +102,8 @@ def rows(table, work, rounds, quick):
                 site.drain(wire, process, which, 1, 60, once=True)
                 drop_from_cache(site.folder, process)
                 return site.drain(wire, process, which, clients, 120, once=True)
-        turns = in_turns(max(2, rounds // 2), {k: lambda k=k: cold(k) for k in kinds})
+        # Less than a second each.
+        turns = in_turns(2 * rounds, {k: lambda k=k: cold(k) for k in kinds})
         tell(table, f"{clients} client{'s' if clients > 1 else ''}, cold", turns, ">= 1", "<= 1")
     stalls(table, site, rounds)
 
@@ -111,15 +111,15 @@ def rows(table, work, rounds, quick):
 def tell(table, how, turns, faster, cheaper):
     speed = {k: median([r["bytes_s"] for r in runs]) for k, runs in turns.items()}
     cpu, rest = ({k: median([r[what] for r in runs]) for k, runs in turns.items()} for what in ("cpu_gib", "idle"))
-    if "floor" in turns:
-        # At that price a core is as busy as it can be: nobody gets more through one connection, but by a cheaper way through the kernel.
-        least = cpu["floor"] / cpu["nginx"]
-        note = f"{cpu['floor']:.3f} by {cpu['nginx']:.3f} s/GiB: the least there is; a core gives nginx {1 / least:.2f} times its throughput by that"
-        table.add("http", f"CPU per GiB, {how}, a bare loop of sendfile", "nginx sendfile", least, None, note, None)
+    # The least that there is: nobody gets more through these connections but by a cheaper way through the kernel.
+    note = f"{speed['floor'] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s; the cores rest {rest['floor'] * 100:.0f} % of the time"
+    table.add("http", f"throughput, {how}, a bare loop of sendfile", "nginx sendfile", speed["floor"] / speed["nginx"], None, note, None)
+    note = f"{cpu['floor']:.3f} by {cpu['nginx']:.3f} s/GiB"
+    table.add("http", f"CPU per GiB, {how}, a bare loop of sendfile", "nginx sendfile", cpu["floor"] / cpu["nginx"], None, note, None)
     for kind in ("plain", "chunks"):
-        note = f"{speed[kind] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s; the cores rest {rest[kind] * 100:.0f} by {rest['nginx'] * 100:.0f} % of the time"
+        note = f"{speed[kind] / GIB:.2f} by {speed['nginx'] / GIB:.2f} GiB/s; {spread(turns, kind, 'nginx', 'bytes_s')}; the cores rest {rest[kind] * 100:.0f} by {rest['nginx'] * 100:.0f} % of the time"
         table.add("http", f"throughput, {how}, {kind}", "nginx sendfile", speed[kind] / speed["nginx"], faster, note, turns)
-        note = f"{cpu[kind]:.3f} by {cpu['nginx']:.3f} s/GiB"
+        note = f"{cpu[kind]:.3f} by {cpu['nginx']:.3f} s/GiB; {spread(turns, kind, 'nginx', 'cpu_gib')}"
         table.add("http", f"CPU per GiB, {how}, {kind}", "nginx sendfile", cpu[kind] / cpu["nginx"], cheaper, note, None)
 
 
@@ -154,7 +154,7 @@ def stalls(table, site, rounds):
 
     ways = [(which, what, cold) for which in ("chunks", "plain", "nginx") for what in ("get", "script") for cold in (False, True)]
     ways = [way for way in ways if way[:2] != ("nginx", "script")]
-    turns = in_turns(max(2, rounds // 2), {way: lambda way=way: during(*way) for way in ways})
+    turns = in_turns(rounds, {way: lambda way=way: during(*way) for way in ways})
     worst = {}
     for (which, _, cold), runs in turns.items():
         worst.setdefault((which, cold), {}).update({k: median([r[k] for r in runs]) for k in runs[0]})
@@ -162,7 +162,8 @@ def stalls(table, site, rounds):
     theirs = worst["nginx", True]
     for kind in ("plain", "chunks"):
         mine, idle_ = worst[kind, True], worst[kind, False]
-        note = f"{mine['get']:.1f} ms, {idle_['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}"
+        note = f"{mine['get']:.1f} ms, {idle_['get']:.1f} with nothing to do, nginx {theirs['get']:.1f}; "
+        note += spread(turns, (kind, "get", True), ("nginx", "get", True), "get")
         table.add("http", f"slowest small GET while 8 read a cold file, {kind}", "nginx likewise", mine["get"] / theirs["get"], "<= 1", note, figures)
         disk = ", which waits for the same disk"
         for half, what, why in (("script", "boot script", disk), ("offer", "OFFER", ""), ("ack", "ACK", disk)):

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 
-from frame import GIB, ROOT, Failed, Process, Wire, in_turns, median, run, wait_for
+from frame import GIB, ROOT, Failed, Process, Wire, in_turns, median, run, spread, wait_for
 from pristine import OPEN_BOUNDS, Service
 from tools import built
 
@@ -78,7 +78,7 @@ def rows(table, work, rounds, quick):
         how = f"windowsize {window}" if window else "no windowsize"
         busy = {s: median([r["client"] for r in runs]) for s, runs in turns.items()}
         others = ", ".join(f"{s} {speed[s] / 1e6:.0f}" for s in servers)
-        others += f"; the client is busy {busy['pristine'] * 100:.0f} % of the time with pristine, {busy[peer] * 100:.0f} % with {peer}"
+        others += f"; {spread(turns, 'pristine', peer, 'bytes_s')}; the client is busy {busy['pristine'] * 100:.0f} % of the time with pristine, {busy[peer] * 100:.0f} % with {peer}"
         table.add("tftp", f"throughput, {how}", f"best: {peer}", speed["pristine"] / speed[peer], reach, f"MB/s: {others}", turns)
         note = f"{speed['floor'] / 1e6:.0f} by {speed[peer] / 1e6:.0f} MB/s, the client busy {busy['floor'] * 100:.0f} % of the time"
         table.add("tftp", f"throughput, {how}, a bare loop of recv and send", f"best: {peer}", speed["floor"] / speed[peer], None, note, None)

@@ -48,7 +48,7 @@ impl Source {
             }
         }
         let whole = whole::fetch(boot.server, &boot.attempt, rootfs, proven)?;
-        let mut rate = format!("{mb} MB in {:.1} s", whole.seconds);
+        let mut rate = format!("{mb} MB in {:.1} s, {:.1} of them to prove it", whole.seconds, whole.proof);
         if whole.waited >= 2.0 {
             rate = format!("{rate}, after {:.0} s in line", whole.waited);
         }

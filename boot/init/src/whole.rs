@@ -21,6 +21,8 @@ pub struct Whole {
     pub data: File,
     /// Seconds that the rootfs took, from its first block on.
     pub seconds: f32,
+    /// Seconds of those that the proof of its blocks took.
+    pub proof: f32,
     /// Seconds until its first block came: others went before.
     pub waited: f32,
 }
@@ -31,9 +33,11 @@ pub fn fetch(server: SocketAddrV4, attempt: &str, rootfs: &RootFs, proven: &Prov
     let path = format!("/blobs/{}?boot={attempt}", rootfs.blob.digest);
     let size = rootfs.blob.size;
     let asked = Instant::now();
-    let mut progress = None;
+    let (mut progress, mut proof) = (None, Duration::ZERO);
     fetch::stream(server, &path, size, "the rootfs", &mut |at, bytes| {
+        let before = Instant::now();
         let wrong = proven.tree.first_wrong(at, bytes);
+        proof += before.elapsed();
         let good = bytes.get(..wrong.unwrap_or(bytes.len())).unwrap_or_default();
         data.write_all_at(good, at).doing("keep the rootfs in memory").map_err(Problem::Fatal)?;
         match wrong {
@@ -48,7 +52,7 @@ pub fn fetch(server: SocketAddrV4, attempt: &str, rootfs: &RootFs, proven: &Prov
     root::seal(&data)?;
     let began = progress.map_or(asked, |progress| progress.began);
     let (seconds, waited) = (began.elapsed().as_secs_f32(), began.duration_since(asked).as_secs_f32());
-    Ok(Whole { data, seconds, waited })
+    Ok(Whole { data, seconds, proof: proof.as_secs_f32(), waited })
 }
 
 /// A line each tenth, and at least every five seconds.
