@@ -248,6 +248,18 @@ pub fn map_readonly(file: &std::fs::File) -> io::Result<memmap2::Mmap> {
     unsafe { memmap2::MmapOptions::new().map(file) }
 }
 
+/// Has the disk begin to write these bytes of a file, and waits for no disk that has room in its queue
+/// (`sync_file_range`). Makes nothing durable: it is advice, that the sync to come has less to do.
+pub fn begin_to_write(file: &std::fs::File, range: std::ops::Range<u64>) {
+    let (Ok(offset), Ok(len)) =
+        (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
+    else {
+        return;
+    };
+    // SAFETY: takes a descriptor, which is open for as long as `file` is borrowed, and numbers.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Whether all pages of a stretch of a mapping are in memory (`mincore`), so that using them waits for no disk. They may
 /// be pushed out the next moment: good for what may be slow once in a while, and no more.
 ///

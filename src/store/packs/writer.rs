@@ -6,10 +6,15 @@ use super::{
     },
     format::{Entry, Index},
 };
+use crate::sys;
 use std::{
     io::{self, Write as _},
     path::Path,
 };
+
+/// Bytes after which the disk begins to write them, while others are being hashed: a large image would be all in memory
+/// when it is sealed, and whoever else syncs meanwhile would wait for it too.
+const AT_ONCE: u64 = 32 << 20;
 
 /// A pack that is being written.
 #[derive(Debug)]
@@ -19,12 +24,14 @@ pub struct PackWriter {
     copy: TmpFile,
     entries: Vec<Entry>,
     size: u64,
+    /// Of those, what the disk was told to write.
+    told: u64,
 }
 
 impl PackWriter {
     pub(super) fn begin(dir: &Path) -> Result<PackWriter, StoreError> {
         let (tmp, copy) = (TmpFile::create(dir)?, TmpFile::create(dir)?);
-        Ok(PackWriter { tmp, copy, entries: Vec::new(), size: 0 })
+        Ok(PackWriter { tmp, copy, entries: Vec::new(), size: 0, told: 0 })
     }
 
     /// Where it is being written.
@@ -42,6 +49,10 @@ impl PackWriter {
         self.tmp.file.write_all(bytes)?;
         self.entries.push(Entry { chunk, offset: self.size });
         self.size += bytes.len() as u64;
+        if self.size - self.told >= AT_ONCE {
+            sys::begin_to_write(&self.tmp.file, self.told..self.size);
+            self.told = self.size;
+        }
         Ok(())
     }
 
