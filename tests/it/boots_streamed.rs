@@ -6,10 +6,13 @@ use pristine::{
     lab::{Firmware, Mark, Mode, Net, Shell, Vm},
     model::{BootAttempt, Digest, Stage, Verdict},
 };
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
 /// Bytes of `/big` in the root, which nothing reads by itself; twelve seconds of the slow link below.
 const BIG: usize = 24 << 20;
+
+/// A server that is gone is given up after one to three minutes.
+const GONE: Duration = Duration::from_secs(300);
 
 /// A site whose roots are streamed.
 fn site() -> Site {
@@ -103,6 +106,29 @@ fn a_streamed_root_comes_over_ends_of_the_service_and_then_needs_it_no_longer() 
     let left = format!("cat /sys/block/nbd0/size; {pids}; ls /sys/block/dm-*/slaves");
     let left = site.show(&vm, shell.run(&left, LINE));
     assert!(left.starts_with("0\n") && !left.contains("nbd") && left.contains("loop"), "{left}");
+}
+
+#[test]
+fn a_server_that_is_gone_before_the_image_runs_ends_the_boot() {
+    let _slot = Slot::take();
+    let (mut site, _) = site_with_big();
+    let mut vm = site.power_on(1, Firmware::Bios);
+    reached(&site, &vm, Stage::Init);
+    // What is read before the image runs takes half a minute.
+    let slow = "tc qdisc add dev eth0 root tbf rate 1mbit burst 16kb latency 2000ms";
+    site.lab.server().run(&slow.split(' ').collect::<Vec<_>>()).unwrap();
+    let attempt = reached(&site, &vm, Stage::Rootfs);
+    assert!(detail(&attempt, Stage::Rootfs).starts_with("streamed: "), "{attempt:?}");
+    site.lab.kill_service();
+    let console = vm.console();
+    site.show(&vm, console.wait_for(Mark::default(), "THIS MACHINE DID NOT BOOT", GONE));
+    site.show(&vm, console.wait_for(Mark::default(), "Restarting in", LINE));
+    assert!(!console.text().contains("tiny: tiny:big up"), "the image ran");
+
+    site.lab.server().run(&["tc", "qdisc", "del", "dev", "eth0", "root"]).unwrap();
+    site.lab.start_service().unwrap();
+    vm.reset().unwrap();
+    site.show(&vm, vm.console().wait_for(Mark::default(), "tiny:big reported healthy", BOOT));
 }
 
 #[test]
