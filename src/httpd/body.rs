@@ -13,8 +13,8 @@ use std::{
 };
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// Bytes that are handed over at once: all of a window, as a rule.
-const SLICE: usize = 4 << 20;
+/// Bytes that are handed to the socket at once.
+const SLICE: usize = 1 << 20;
 
 /// How much of a response went out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

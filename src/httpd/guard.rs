@@ -112,9 +112,9 @@ impl SendFile for TcpStream {
     }
 }
 
-/// Bytes after which a connection gives way to others, as many as nginx sends in a row. A client that takes as fast as the kernel sends never makes us
+/// Bytes after which a connection gives way to others. A client that takes as fast as the kernel sends never makes us
 /// wait, and would keep its thread for the whole of a root, while small answers stand behind it.
-const BURST: usize = 2 << 20;
+const BURST: usize = 1 << 20;
 
 /// A stream whose reader is held to a pace: a write that waits too long for too little ends the
 /// connection. Waiting is all that counts: a client that pauses between requests, or that waits

@@ -1,6 +1,5 @@
 // The least that serving a file over TCP costs on this machine: whatever is asked for is answered with FILE, by a thread for each
-// connection with a loop of sendfile(2) in full frames (TCP_CORK), and with nothing else to do. Cheaper than this no HTTP server of the
-// same kernel can be.
+// connection with a loop of sendfile(2) in full frames (TCP_CORK), and with nothing else to do.
 //
 //   floor SERVER_IP PORT FILE
 #define _GNU_SOURCE

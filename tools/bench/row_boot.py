@@ -227,17 +227,13 @@ def rows(table, work, rounds, quick):
             for mine, how in OURS.items():
                 what = f"power-on to userland, {tag}, {firmware}{how}"
 
-                def without(peer, mine=mine):
-                    """The peers prove nothing."""
-                    if mine != "pristine":
-                        return ""
-                    return f"; {proof:.1f} s prove the root, without them {(took[mine] - proof) / took[peer]:.2f}"
-
-                note = f"{took[mine]:.1f} by {took['manual']:.1f} s{without('manual')}"
-                table.add("boot", what, "dnsmasq + nginx", took[mine] / took["manual"], reach, note, turns)
                 # Where the part that nobody can change is nearly all, it says how far the rest could bring it.
-                note = (
-                    f"{took[mine]:.1f} by {took['tuned']:.1f} s, of which firmware and kernel, until the initramfs runs, {before[mine]:.1f} by "
-                    f"{before['tuned']:.1f} s: {before[mine] / took['tuned']:.2f} is what an initramfs that takes no time would get{without('tuned')}"
-                )
-                table.add("boot", what, "the same, tuned", took[mine] / took["tuned"], "<= 0.95", note, None)
+                for peer, name, bound in (("manual", "dnsmasq + nginx", reach), ("tuned", "the same, tuned", "<= 0.95")):
+                    note = (
+                        f"{took[mine]:.1f} by {took[peer]:.1f} s, of which firmware and kernel, until the initramfs runs, {before[mine]:.1f} by "
+                        f"{before[peer]:.1f} s: {before[mine] / took[peer]:.2f} is what an initramfs that takes no time would get"
+                    )
+                    if mine == "pristine":
+                        # The peers prove nothing.
+                        note += f"; {proof:.1f} s prove the root, without them {(took[mine] - proof) / took[peer]:.2f}"
+                    table.add("boot", what, name, took[mine] / took[peer], bound, note, turns if peer == "manual" else None)

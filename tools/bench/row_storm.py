@@ -65,6 +65,9 @@ def rows(table, work, rounds, quick):
     for line in (4, 12):
         mine = at[line]
         what = f"{MACHINES} machines at 1 Gbit/s, {line} at a time"
-        table.add("storm", f"{what}: mean finish", "nginx", mine["mean"] / theirs["mean"], "<= 0.65", f"{mine['mean']:.1f} by {theirs['mean']:.1f} s", turns)
+        # So many at a time, each with its part of the link, on the average end then.
+        least = (MACHINES + line) / (2 * MACHINES) * mine["last"]
+        note = f"{mine['mean']:.1f} by {theirs['mean']:.1f} s; in turns of {line} on a full link it is {least:.1f} s, {least / theirs['mean']:.2f}"
+        table.add("storm", f"{what}: mean finish", "nginx", mine["mean"] / theirs["mean"], "<= 0.65", note, turns)
         table.add("storm", f"{what}: last finish", "nginx", mine["last"] / theirs["last"], "<= 1.05", f"{mine['last']:.1f} by {theirs['last']:.1f} s", None)
         table.add("storm", f"{what}: use of the link", "the link", mine["used"], ">= 0.95", f"nginx {theirs['used']:.2f}", None)
