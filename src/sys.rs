@@ -1,4 +1,4 @@
-//! The only module with `unsafe`: socket addresses and options that no safe crate offers. Everything
+//! The only module with `unsafe`: socket addresses and system calls that no safe crate offers. Everything
 //! here is a thin typed wrapper; what the bytes mean is decided elsewhere. [`links`] (no `unsafe`)
 //! tells which interfaces there are, [`limits`] (none either) what this process may have.
 #![allow(unsafe_code)]

@@ -202,11 +202,13 @@ fn respond<M: Machines>(
         return response;
     }
     // Not even a client that trusts what it asks for takes a part for the whole, by whatever word it asked for that.
-    let is_whole = matches!(pieces.as_slice(), [Piece::Blob(part)] if *part == (0..size));
-    let proof = if is_whole { proof_of(&app, &blob) } else { None };
     // A piece from the middle begins nothing, and only what reaches the end of the blob makes it whole at the client.
-    let begins = matches!(pieces.as_slice(), [Piece::Blob(part)] if part.start == 0);
-    let reaches_end = matches!(pieces.as_slice(), [Piece::Blob(part)] if part.end == size);
+    let (begins, reaches_end) = match pieces.as_slice() {
+        [Piece::Blob(part)] => (part.start == 0, part.end == size),
+        _ => (false, false),
+    };
+    let is_whole = begins && reaches_end;
+    let proof = if is_whole { proof_of(&app, &blob) } else { None };
     let BlobFile { digest, content } = blob;
     let runtime = tokio::runtime::Handle::current();
     if let Some(boot) = boot.filter(|_| begins) {

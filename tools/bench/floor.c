@@ -1,4 +1,4 @@
-// The least that serving a file over TCP costs on this machine: whatever is asked for is answered with FILE, by a thread for each
+// An HTTP server that does next to nothing, to see what the kernel leaves to any server: whatever is asked for is answered with FILE, by a thread for each
 // connection with a loop of sendfile(2) in full frames (TCP_CORK), and with nothing else to do.
 //
 //   floor SERVER_IP PORT FILE

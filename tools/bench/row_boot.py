@@ -226,7 +226,6 @@ def rows(table, work, rounds, quick):
             proof = median([run["proof"] for run in turns["pristine"]])
             for mine, how in OURS.items():
                 what = f"power-on to userland, {tag}, {firmware}{how}"
-
                 # Where the part that nobody can change is nearly all, it says how far the rest could bring it.
                 for peer, name, bound in (("manual", "dnsmasq + nginx", reach), ("tuned", "the same, tuned", "<= 0.95")):
                     note = (

@@ -94,7 +94,7 @@ def rows(table, work, rounds, quick):
                 site.drain(wire, process, which, 1, 60, once=True)
                 return site.drain(wire, process, which, clients, seconds)
         turns = in_turns(rounds, {k: lambda k=k: once(k) for k in (*kinds, "floor")})
-        tell(table, f"{clients} client{'s' if clients > 1 else ''}, page cache", turns, faster, cheaper)
+        tell(table, clients, "page cache", turns, faster, cheaper)
     for clients in (1, 64):
         def cold(which):
             with Wire() as wire, site.start(wire, which) as process:
@@ -104,15 +104,16 @@ def rows(table, work, rounds, quick):
                 return site.drain(wire, process, which, clients, 120, once=True)
         # Less than a second each.
         turns = in_turns(2 * rounds, {k: lambda k=k: cold(k) for k in (*kinds, *(["floor"] if clients > 1 else []))})
-        tell(table, f"{clients} client{'s' if clients > 1 else ''}, cold", turns, ">= 1", "<= 1")
+        tell(table, clients, "cold", turns, ">= 1", "<= 1")
     stalls(table, site, rounds)
 
 
-def tell(table, how, turns, faster, cheaper):
+def tell(table, clients, where, turns, faster, cheaper):
+    how = f"{clients} client{'s' if clients > 1 else ''}, {where}"
     speed = {k: median([r["bytes_s"] for r in runs]) for k, runs in turns.items()}
     cpu, rest = ({k: median([r[what] for r in runs]) for k, runs in turns.items()} for what in ("cpu_gib", "idle"))
-    if how.startswith("1 ") and "floor" in turns:
-        # One connection keeps one core busy: at that price, nobody gets more through it but by a cheaper way through the kernel.
+    if "floor" in turns and clients == 1:
+        # One connection keeps one core busy. What the loop itself gets through it is no measure: it sleeps between.
         note = f"{cpu['floor']:.3f} by {cpu['nginx']:.3f} s/GiB: a core that does nothing else gives {1 / cpu['floor'] / (speed['nginx'] / GIB):.2f} times nginx's throughput"
         table.add("http", f"CPU per GiB, {how}, a bare loop of sendfile", "nginx sendfile", cpu["floor"] / cpu["nginx"], None, note, None)
     elif "floor" in turns:

@@ -273,14 +273,8 @@ impl Boot<'_> {
                     Duration::from_millis(250) * (1 << tries.min(5))
                 }
             };
-            sleep(
-                wait + wait.mul_f64(self.world.fates.dice.part(
-                    self.mac,
-                    "jitter",
-                    self.nth + u64::from(tries),
-                )) / 4,
-            )
-            .await;
+            let part = self.world.fates.dice.part(self.mac, "jitter", self.nth + u64::from(tries));
+            sleep(wait + wait.mul_f64(part) / 4).await;
         }
         None
     }
