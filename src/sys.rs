@@ -11,10 +11,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::{
     io,
     mem::size_of,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::Arc,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Ethertype of ARP.
 pub const ETH_ARP: u16 = 0x0806;
@@ -121,21 +122,28 @@ impl AsRawFd for PacketSocket {
 /// Puts a socket that owns its file descriptor on the runtime's event loop. Panics outside of a tokio
 /// runtime, as all of tokio does.
 pub fn registered<T: StableFd>(socket: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: a `StableFd` owns its one file descriptor, keeps it open until dropped and always
-    // returns the same one; both types below hand out no way to replace it.
-    Ok(unsafe { AsyncFd::register(socket) }?)
+    registered_for(socket, Interest::READABLE | Interest::WRITABLE)
 }
 
-/// A type that owns one open file descriptor for all of its life. Sealed: only the types here.
+/// As [`registered`], for one who waits for nothing else.
+pub fn registered_for<T: StableFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: a `StableFd` owns its one file descriptor, keeps it open until dropped and always
+    // returns the same one; the types below hand out no way to replace it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+/// A type that owns one open file descriptor, or a share of it, for all of its life. Sealed: only the types here.
 pub trait StableFd: AsRawFd + sealed::Sealed {}
 impl StableFd for PacketSocket {}
 impl StableFd for Socket {}
+impl StableFd for Arc<TcpStream> {}
 
 mod sealed {
     /// Keeps other modules from making promises that `registered` relies on.
     pub trait Sealed {}
     impl Sealed for super::PacketSocket {}
     impl Sealed for socket2::Socket {}
+    impl Sealed for std::sync::Arc<std::net::TcpStream> {}
 }
 
 /// A routing netlink socket. `groups` is a mask of RTMGRP_* (0: only answers to own questions).
@@ -258,34 +266,6 @@ pub fn begin_to_write(file: &std::fs::File, range: std::ops::Range<u64>) {
     };
     // SAFETY: takes a descriptor, which is open for as long as `file` is borrowed, and numbers.
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
-/// Whether all pages of a stretch of a mapping are in memory (`mincore`), so that using them waits for no disk. They may
-/// be pushed out the next moment: good for what may be slow once in a while, and no more.
-///
-/// # Errors
-/// A stretch that is not within the mapping.
-pub fn is_resident(map: &memmap2::Mmap, start: usize, len: usize) -> io::Result<bool> {
-    const PAGES: usize = 1024;
-    // SAFETY: takes a number and gives one.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
-    let end = start.checked_add(len).filter(|end| *end <= map.len()).ok_or(io::ErrorKind::InvalidInput)?;
-    let mut states = [0u8; PAGES];
-    let mut at = start - start % page;
-    while at < end {
-        let len = (end - at).min(PAGES * page);
-        // SAFETY: `at` is within the mapping, which is at least `at + len` long and begins on a page; the kernel writes
-        // one byte for each page of it, of which there are at most PAGES.
-        let done = unsafe { libc::mincore(map.as_ptr().add(at).cast_mut().cast(), len, states.as_mut_ptr()) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if states.iter().take(len.div_ceil(page)).any(|state| state & 1 == 0) {
-            return Ok(false);
-        }
-        at += len;
-    }
-    Ok(true)
 }
 
 /// Time since the host booted, sleep included, which nobody sets; `None` where the kernel doesn't tell.

@@ -13,8 +13,10 @@ use std::{
 };
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// Bytes that are handed to the socket at once.
-const SLICE: usize = 1 << 20;
+/// Bytes that are handed to the socket at once, at most.
+const SLICE: u64 = 64 << 20;
+/// Bytes that are kept back until the blob is proven.
+const KEPT_BACK: u64 = 1 << 20;
 
 /// How much of a response went out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +37,8 @@ struct Receipt {
     conn: Arc<ConnState>,
     /// What the connection had written when the response began.
     began: u64,
-    /// What it must have written by the end, at least; `None` until the last slice is handed over.
-    needs: Option<u64>,
+    /// What it must have written by the end, at least: the head besides.
+    needs: u64,
     tell: Option<Tell>,
 }
 
@@ -44,7 +46,7 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         let written = self.conn.written();
         self.conn.response_ends();
-        let complete = !self.conn.is_dead() && self.needs.is_some_and(|needs| written >= needs);
+        let complete = !self.conn.is_dead() && written >= self.needs;
         if let Some(tell) = self.tell.take() {
             tell(Delivery { complete, bytes: written.saturating_sub(self.began) });
         }
@@ -81,22 +83,13 @@ impl Piece {
     }
 }
 
-/// The next window of the blob.
-enum Ahead {
-    /// It lies in memory.
-    Ready(Vec<Bytes>),
-    /// A thread that may block reads it from the disk.
-    Loading(JoinHandle<io::Result<Vec<Bytes>>>),
-}
-
-/// A response body of a known length, from memory and from a blob, that loads the next window of
-/// the blob while the last one is sent.
+/// A response body of a known length, from memory and from a blob. What is of the blob is handed over as it is mapped, and
+/// looked at by nobody here: it comes from the disk when it is sent.
 pub(super) struct PieceBody {
     content: Option<Arc<Content>>,
     pieces: VecDeque<Piece>,
-    /// Loaded and not yet handed over; belongs in front of `pieces`.
-    window: VecDeque<Bytes>,
-    ahead: Option<Ahead>,
+    /// What can't be mapped, as a thread that may block reads it from the disk.
+    loading: Option<JoinHandle<io::Result<Bytes>>>,
     left: u64,
     receipt: Option<Receipt>,
     proof: Option<Proof>,
@@ -112,41 +105,57 @@ impl PieceBody {
     ) -> PieceBody {
         let pieces: VecDeque<Piece> = pieces.into_iter().filter(|piece| piece.len() > 0).collect();
         let left = pieces.iter().map(Piece::len).sum();
-        conn.sends(content.as_ref());
         let began = conn.written();
-        let needs = (left == 0).then_some(began);
-        conn.response_begins();
-        let receipt = Some(Receipt { conn, began, needs, tell });
-        PieceBody { content, pieces, window: VecDeque::new(), ahead: None, left, receipt, proof: None }
+        conn.response_begins(content.clone());
+        let receipt = Some(Receipt { conn, began, needs: began.saturating_add(left), tell });
+        PieceBody { content, pieces, loading: None, left, receipt, proof: None }
     }
 
-    /// Keeps the last slice back until that is proven: nobody takes for whole what isn't.
+    /// Keeps the last bytes back until that is proven: nobody takes for whole what isn't.
     pub(super) fn after(self, proof: Option<Proof>) -> PieceBody {
         PieceBody { proof, ..self }
     }
 
-    /// Begins to load what follows, if it is of the blob and that was not begun.
-    fn load_ahead(&mut self) {
-        if let (None, Some(Piece::Blob(range)), Some(content)) =
-            (&self.ahead, self.pieces.front(), &self.content)
-        {
-            self.ahead = Some(match content.ready(range.clone()) {
-                Some(window) => Ahead::Ready(window),
-                None => {
-                    let (content, range) = (Arc::clone(content), range.clone());
-                    Ahead::Loading(spawn_blocking(move || content.load(range)))
-                }
-            });
+    /// The next slice, at most as long.
+    fn poll_slice(&mut self, cx: &mut Context<'_>, longest: u64) -> Poll<io::Result<Bytes>> {
+        let slice = match (self.pieces.front_mut(), &self.content) {
+            (Some(Piece::Text(bytes)), _) => std::mem::take(bytes),
+            (Some(Piece::Blob(range)), Some(content)) => {
+                let next = range.start..range.end.min(range.start.saturating_add(longest));
+                let slice = match content.unread(next.clone()) {
+                    Some(slice) => slice,
+                    None => {
+                        let content = Arc::clone(content);
+                        let loading =
+                            self.loading.get_or_insert_with(|| spawn_blocking(move || content.load(next)));
+                        let loaded = ready!(Pin::new(loading).poll(cx));
+                        self.loading = None;
+                        loaded.map_err(io::Error::other).and_then(|slice| slice)?
+                    }
+                };
+                range.start += slice.len() as u64;
+                slice
+            }
+            (Some(Piece::Blob(_)), None) => {
+                return Poll::Ready(Err(io::Error::other("a blob body without a blob")));
+            }
+            (None, _) => Bytes::new(),
+        };
+        if self.pieces.front().is_some_and(|piece| matches!(piece, Piece::Text(_)) || piece.len() == 0) {
+            self.pieces.pop_front();
+        }
+        if slice.is_empty() {
+            Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+        } else {
+            Poll::Ready(Ok(slice))
         }
     }
 
-    /// Takes the slice from `bytes` that is handed over next.
+    /// What is handed over next; with the last of it goes the receipt.
     fn hand_over(&mut self, slice: Bytes) -> Frame<Bytes> {
-        let len = slice.len() as u64;
-        self.left = self.left.saturating_sub(len);
+        self.left = self.left.saturating_sub(slice.len() as u64);
         match self.receipt.take() {
-            Some(mut receipt) if self.left == 0 => {
-                receipt.needs = Some(receipt.conn.written() + len);
+            Some(receipt) if self.left == 0 => {
                 Frame::data(Bytes::from_owner(LastSlice { bytes: slice, _receipt: receipt }))
             }
             receipt => {
@@ -166,57 +175,20 @@ impl Body for PieceBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
-        loop {
-            if let Some(mut bytes) = this.window.pop_front() {
-                if bytes.len() <= SLICE
-                    && bytes.len() as u64 == this.left
-                    && let Some(proof) = &mut this.proof
-                {
-                    match proof.as_mut().poll(cx) {
-                        Poll::Ready(Ok(())) => this.proof = None,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-                        Poll::Pending => {
-                            this.window.push_front(bytes);
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                let slice = bytes.split_to(bytes.len().min(SLICE));
-                if !bytes.is_empty() {
-                    this.window.push_front(bytes);
-                }
-                return Poll::Ready(Some(Ok(this.hand_over(slice))));
-            }
-            match this.pieces.front_mut() {
-                None => return Poll::Ready(None),
-                Some(Piece::Text(bytes)) => {
-                    this.window.push_back(std::mem::take(bytes));
-                    this.pieces.pop_front();
-                }
-                Some(Piece::Blob(_)) => {
-                    this.load_ahead();
-                    let loaded = match &mut this.ahead {
-                        Some(Ahead::Ready(window)) => Ok(std::mem::take(window)),
-                        Some(Ahead::Loading(loading)) => ready!(Pin::new(loading).poll(cx))
-                            .map_err(io::Error::other)
-                            .and_then(|window| window),
-                        None => Err(io::Error::other("a blob body without a blob")),
-                    };
-                    this.ahead = None;
-                    match loaded {
-                        Ok(window) => this.window = window.into(),
-                        Err(error) => return Poll::Ready(Some(Err(error))),
-                    }
-                    if let Some(Piece::Blob(range)) = this.pieces.front_mut() {
-                        range.start += this.window.iter().map(|slice| slice.len() as u64).sum::<u64>();
-                        if range.start >= range.end {
-                            this.pieces.pop_front();
-                        }
-                    }
-                }
-            }
-            this.load_ahead();
+        if this.left == 0 {
+            return Poll::Ready(None);
         }
+        let mut longest = SLICE;
+        if let Some(proof) = &mut this.proof {
+            if this.left <= KEPT_BACK {
+                ready!(proof.as_mut().poll(cx))?;
+                this.proof = None;
+            } else {
+                longest = longest.min(this.left - KEPT_BACK);
+            }
+        }
+        let slice = ready!(this.poll_slice(cx, longest))?;
+        Poll::Ready(Some(Ok(this.hand_over(slice))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,6 +4,7 @@ use super::{
     rate::Rate,
     router::{App, Conn, plain, router, tidy},
     seats::{Busy, Seat, Seats},
+    senders::Senders,
 };
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
@@ -29,6 +30,7 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
@@ -43,7 +45,7 @@ pub struct Settings {
     /// Addresses and ports; an address may be one that the machine does not have yet.
     pub listen: Vec<SocketAddrV4>,
     /// Most connections at once. With the last place taken, the one that has waited longest for a request is
-    /// closed; where all are being answered, more wait to be accepted. Each needs a file descriptor, and one
+    /// closed; where all are being answered, more wait to be accepted. Each needs a file descriptor, and two
     /// more while it sends a blob.
     pub max_connections: usize,
     /// Most connections at once of one client address; more are closed at once.
@@ -108,6 +110,7 @@ struct Shared {
     slots: Arc<Semaphore>,
     seats: Arc<Seats>,
     peers: Peers,
+    senders: Handle,
     stop: watch::Receiver<bool>,
 }
 
@@ -143,7 +146,7 @@ impl Server {
     /// Serves until `shutdown` becomes true, then lets what runs end within the grace time.
     ///
     /// # Errors
-    /// Only where a socket can't be handed to the runtime.
+    /// Only where a socket can't be handed to the runtime, or no thread can be had.
     pub async fn run<M: Machines>(
         self,
         machines: M,
@@ -161,12 +164,14 @@ impl Server {
             proving: Semaphore::new(1),
             stop: shutdown.clone(),
         };
+        let senders = Senders::new()?;
         let shared = Shared {
             slots: Arc::new(Semaphore::new(self.settings.max_connections)),
             settings: Arc::new(self.settings),
             router: router(Arc::new(app)),
             seats: Arc::default(),
             peers: Peers::default(),
+            senders: senders.handle()?,
             stop: shutdown,
         };
         let mut listeners = JoinSet::new();
@@ -262,8 +267,16 @@ impl Drop for Place {
 
 async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _place: Place, seat: Arc<Seat>) {
     let Some(conn) = prepare(&stream, peer, &shared.settings) else { return };
+    let guarded =
+        |stream| Guarded::new(stream, &shared.senders, shared.settings.pace, Arc::clone(&conn.state));
+    let stream = match stream.into_std().and_then(guarded) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%peer, %error, "HTTP connection not served");
+            return;
+        }
+    };
     let asked = Arc::clone(&seat);
-    let stream = Guarded::new(stream, shared.settings.pace, Arc::clone(&conn.state));
     let router = TowerToHyperService::new(shared.router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         tidy(&mut request);
@@ -285,7 +298,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _place: 
         .header_read_timeout(shared.settings.header_time)
         .max_headers(64)
         .max_header_size(16 << 10)
-        .max_buf_size(64 << 10)
+        .max_buf_size(16 << 20)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -55,8 +55,6 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     crate::sys::limits::raise_file_limit();
     let runtime = Builder::new_multi_thread()
-        // Sockets are looked at after so many steps of tasks, each of which may be a megabyte that is sent.
-        .event_interval(8)
         .enable_all()
         .build()
         .map_err(|source| ServeError::Start { what: "the runtime", source })?;

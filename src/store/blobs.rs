@@ -470,10 +470,9 @@ pub(super) fn hash(content: &Content) -> io::Result<BlobRef> {
     let mut hasher = sha2::Sha256::new();
     let mut at = 0;
     while at < content.size() {
-        for slice in content.load(at..content.size())? {
-            hasher.update(&slice);
-            at += slice.len() as u64;
-        }
+        let slice = content.load(at..content.size())?;
+        hasher.update(&slice);
+        at += slice.len() as u64;
     }
     Ok(BlobRef { digest: Digest(hasher.finalize().into()), size: at })
 }

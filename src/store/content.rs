@@ -1,16 +1,18 @@
 //! The bytes of a blob, wherever they lie: a plain file, or stretches of packs.
 
-use super::{durable::Stamp, mapped::Mapped};
+use super::{
+    durable::Stamp,
+    mapped::{Mapped, Place},
+};
 use bytes::Bytes;
 use std::{
-    fs::File,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
     path::PathBuf,
     sync::Arc,
 };
 
-/// Bytes that are made ready at once.
+/// Bytes that are loaded at once.
 const WINDOW: u64 = 4 << 20;
 
 /// A stretch of a blob.
@@ -57,53 +59,42 @@ impl Content {
         self.size
     }
 
-    /// Loads the beginning of `range`, at most a window: slices, in order; none only where the range is
+    /// Loads the beginning of `range`: what of it lies in one place, at most a window; nothing only where the range is
     /// empty. Blocks on the disk.
     ///
     /// # Errors
-    /// The disk's; also where a file has become shorter, or the range goes beyond the end.
-    pub fn load(&self, range: Range<u64>) -> io::Result<Vec<Bytes>> {
-        let mut out = Vec::new();
-        for (file, stretch) in self.window(range)? {
-            let slice = file.load(stretch.clone())?;
-            let short = (slice.len() as u64) < stretch.end - stretch.start;
-            out.push(slice);
-            if short {
-                break;
-            }
-        }
-        Ok(out)
-    }
-
-    /// What [`Content::load`] gives, where that takes no disk; else `None`.
-    pub fn ready(&self, range: Range<u64>) -> Option<Vec<Bytes>> {
-        self.window(range).ok()?.iter().map(|(file, stretch)| file.ready(stretch)).collect()
-    }
-
-    /// Where the beginning of `range` lies, at most a window.
-    fn window(&self, range: Range<u64>) -> io::Result<Vec<(&Mapped, Range<u64>)>> {
+    /// The disk's; also where a file has become shorter, or the range begins beyond the end.
+    pub fn load(&self, range: Range<u64>) -> io::Result<Bytes> {
         let end = range.end.min(range.start.saturating_add(WINDOW));
-        let mut at = range.start;
-        let mut out = Vec::new();
-        let first = self.parts.partition_point(|(start, _)| *start <= at).saturating_sub(1);
-        for (start, part) in self.parts.iter().skip(first) {
-            if at >= end {
-                break;
-            }
-            let from = part.range.start + at.saturating_sub(*start);
-            let to = part.range.end.min(from.saturating_add(end - at));
-            if from >= to {
-                break;
-            }
-            at += to - from;
-            out.push((&*part.file, from..to));
+        match self.stretch(range.start..end)? {
+            Some((file, stretch)) => file.load(stretch),
+            None => Ok(Bytes::new()),
         }
-        if at < end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(out) }
     }
 
-    /// The file that a loaded slice is of, and where it lies there; `None` where it is a copy.
-    pub fn place_of(&self, slice: &[u8]) -> Option<(&File, u64)> {
-        self.mapped.iter().find_map(|file| file.place_of(slice))
+    /// The beginning of `range`, as far as it lies in one place, as it is mapped ([`Mapped::unread`]); `None` where it must be loaded.
+    pub fn unread(&self, range: Range<u64>) -> Option<Bytes> {
+        let (file, stretch) = self.stretch(range).ok()??;
+        file.unread(&stretch)
+    }
+
+    /// Where the beginning of `range` lies; `None` where it is empty.
+    fn stretch(&self, range: Range<u64>) -> io::Result<Option<(&Mapped, Range<u64>)>> {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let at = self.parts.partition_point(|(start, _)| *start <= range.start).saturating_sub(1);
+        let (start, part) = self.parts.get(at).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let from = part.range.start.saturating_add(range.start.saturating_sub(*start));
+        let to = part.range.end.min(from.saturating_add(range.end - range.start));
+        if from < to { Ok(Some((&part.file, from..to))) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// The file that a slice is of, and where it lies there; `None` where it is a copy.
+    pub fn place_of(&self, slice: &[u8]) -> Option<Place> {
+        self.mapped.iter().find_map(|file| {
+            Some(Place { file: Arc::clone(file), offset: file.offset_of(slice)?, len: slice.len() })
+        })
     }
 
     /// Fills the beginning of `buf` from `offset` on; 0 at the end.
@@ -112,15 +103,11 @@ impl Content {
     /// As [`Content::load`].
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let len = self.size.saturating_sub(offset).min(buf.len() as u64);
-        let mut rest = buf;
-        let mut done = 0;
-        for slice in self.load(offset..offset.saturating_add(len))? {
-            let Some((to, left)) = rest.split_at_mut_checked(slice.len()) else { break };
+        let slice = self.load(offset..offset.saturating_add(len))?;
+        if let Some(to) = buf.get_mut(..slice.len()) {
             to.copy_from_slice(&slice);
-            done += to.len();
-            rest = left;
         }
-        Ok(done)
+        Ok(slice.len())
     }
 
     /// What tells whether the files are still those that they were, byte for byte; in a set order. A file
@@ -178,7 +165,7 @@ mod tests {
     use super::*;
     use crate::store::{chunk::tests::noise, testing::TempDir};
     use proptest::prelude::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
@@ -204,12 +191,12 @@ mod tests {
             let end = (from + len).min(whole.len() as u64);
             let (mut at, mut got) = (from, Vec::new());
             while at < end {
-                let slices = content.load(at..end).unwrap();
-                prop_assert!(!slices.is_empty());
-                for slice in slices {
-                    at += slice.len() as u64;
-                    got.extend_from_slice(&slice);
-                }
+                let slice = content.load(at..end).unwrap();
+                prop_assert!(!slice.is_empty());
+                let unread = content.unread(at..end);
+                prop_assert!(unread.is_none_or(|unread| !plain && unread == slice));
+                at += slice.len() as u64;
+                got.extend_from_slice(&slice);
             }
             prop_assert!(got == whole[from as usize..end as usize]);
             prop_assert!(content.load(whole.len() as u64..whole.len() as u64 + 1).is_err());

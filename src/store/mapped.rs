@@ -17,11 +17,22 @@ pub enum Mapped {
         bytes: Bytes,
         /// The mapping that `bytes` owns too.
         map: Arc<Mmap>,
-        /// What is mapped, for those who can have the kernel send from it.
+        /// What is mapped.
         file: File,
     },
     /// Where mapping fails.
     File(File),
+}
+
+/// Where a slice lies in a file.
+#[derive(Debug)]
+pub struct Place {
+    /// Which file.
+    pub file: Arc<Mapped>,
+    /// Where in it.
+    pub offset: u64,
+    /// Bytes.
+    pub len: usize,
 }
 
 /// Lets `Bytes` own a mapping.
@@ -36,6 +47,8 @@ impl AsRef<[u8]> for Owner {
 impl Mapped {
     /// Maps `file`, which has `size` bytes.
     pub fn new(file: File, size: u64) -> Mapped {
+        // Advice, that more is read ahead: it is sent from its beginning to its end.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         match sys::map_readonly(&file) {
             Ok(map) if map.len() as u64 == size => {
                 let map = Arc::new(map);
@@ -45,20 +58,27 @@ impl Mapped {
         }
     }
 
-    /// The file that a slice of this mapping is of, and where it lies there.
-    pub fn place_of(&self, slice: &[u8]) -> Option<(&File, u64)> {
-        let Mapped::Map { map, file, .. } = self else { return None };
-        let offset = slice.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
-        let within = offset.checked_add(slice.len()).is_some_and(|end| end <= map.len());
-        within.then_some((file, offset as u64))
+    /// What is mapped, for those who can have the kernel send from it.
+    pub fn file(&self) -> &File {
+        match self {
+            Mapped::Map { file, .. } | Mapped::File(file) => file,
+        }
     }
 
-    /// What [`Mapped::load`] gives, where that takes no disk.
-    pub fn ready(&self, range: &Range<u64>) -> Option<Bytes> {
-        let Mapped::Map { bytes, map, .. } = self else { return None };
+    /// Where in the file a slice of this mapping lies.
+    pub fn offset_of(&self, slice: &[u8]) -> Option<u64> {
+        let Mapped::Map { map, .. } = self else { return None };
+        let offset = slice.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
+        let within = offset.checked_add(slice.len()).is_some_and(|end| end <= map.len());
+        within.then_some(offset as u64)
+    }
+
+    /// `range` as it is mapped; `None` where mapping fails. Whoever looks at its bytes may wait for the disk; to have the
+    /// kernel send them is no look.
+    pub fn unread(&self, range: &Range<u64>) -> Option<Bytes> {
+        let Mapped::Map { bytes, .. } = self else { return None };
         let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
-        let in_memory = sys::is_resident(map, start, end.checked_sub(start)?).is_ok_and(|all| all);
-        in_memory.then(|| bytes.slice(start..end))
+        (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
     }
 
     /// Loads `range`, or its beginning where it must be copied. Blocks on the disk.
@@ -163,26 +183,24 @@ mod tests {
         let (one, bytes) = file(&dir);
         let (one, two) = (Mapped::new(one, SIZE), Mapped::new(file(&other).0, SIZE));
         let slice = one.load(5000..9000).unwrap();
-        let (found, offset) = one.place_of(&slice).unwrap();
+        let offset = one.offset_of(&slice).unwrap();
         let mut read = vec![0; slice.len()];
-        found.read_exact_at(&mut read, offset).unwrap();
+        one.file().read_exact_at(&mut read, offset).unwrap();
         assert_eq!(read, bytes.get(5000..9000).unwrap());
-        assert!(two.place_of(&slice).is_none());
-        assert!(one.place_of(&bytes).is_none(), "a copy is of no file");
+        assert!(two.offset_of(&slice).is_none());
+        assert!(one.offset_of(&bytes).is_none(), "a copy is of no file");
     }
 
     #[test]
-    fn what_is_in_memory_needs_no_loading_and_a_file_that_was_cut_does() {
+    fn what_is_mapped_needs_no_loading() {
         let dir = TempDir::new();
         let (file, bytes) = file(&dir);
-        let mapped = Mapped::new(file.try_clone().unwrap(), SIZE);
+        let mapped = Mapped::new(file, SIZE);
         for range in [0..SIZE, 5000..9001, SIZE - 1..SIZE, 7..7] {
-            let slice = mapped.ready(&range).unwrap();
+            let slice = mapped.unread(&range).unwrap();
             assert!(slice == bytes.get(range.start as usize..range.end as usize).unwrap());
         }
-        assert!(mapped.ready(&(0..SIZE + 1)).is_none());
-        file.set_len(1000).unwrap();
-        assert!(mapped.ready(&(0..SIZE)).is_none());
+        assert!(mapped.unread(&(0..SIZE + 1)).is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod content;
 pub mod db;
 pub mod durable;
 pub mod images;
-mod mapped;
+pub mod mapped;
 pub mod nbps;
 mod packs;
 mod recipe;

@@ -4,6 +4,7 @@ ROWS=dhcp,http chooses rows, ROUNDS=5 how often each is repeated, QUICK=1 makes 
 figures), PRISTINE=FILE measures another build. The table goes to standard output, all figures to target/bench/.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from frame import ROOT, Failed, Table, run, say
+from frame import ROOT, Failed, Sysctl, Table, run, say
 
 # In this order: what is quick and shows most comes first.
 ROWS = ["dhcp", "http", "tftp", "image", "scale", "counts", "storm", "boot"]
@@ -35,6 +36,14 @@ def machine():
     cpu = next((l.split(": ")[1] for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_mib": memory, "kernel": platform.release(), "load": os.getloadavg()}
+
+
+def congestion_control():
+    """Debian's, where the kernel has it: a kernel that paces (bbr) sends on a wire without length what its clock says, and the
+    rows were of that clock."""
+    name = "net.ipv4.tcp_congestion_control"
+    has = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    return Sysctl(name, "cubic") if "cubic" in has else contextlib.nullcontext()
 
 
 def main():
@@ -66,7 +75,8 @@ def main():
             continue
         say(f"row {row}")
         try:
-            importlib.import_module(f"row_{row}").rows(table, work, rounds, quick)
+            with congestion_control():
+                importlib.import_module(f"row_{row}").rows(table, work, rounds, quick)
         # A row that fails takes no other with it.
         except (Failed, OSError, subprocess.SubprocessError, ValueError, KeyError) as why:
             say(f"row {row} failed: {why}")

@@ -25,6 +25,23 @@ fn a_reader_that_stands_still_is_ended() {
 }
 
 #[test]
+fn more_readers_that_stand_still_than_threads_keep_no_blob_from_others_and_have_theirs_when_they_go_on() {
+    let served = serve_image(Settings { max_per_peer: 200, ..Settings::default() }, true);
+    let (bytes, digest) = kernel();
+    let ask = || {
+        let mut stream = served.connect();
+        write!(stream, "GET /blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+    };
+    let still: Vec<TcpStream> = std::iter::repeat_with(ask).take(100).collect();
+    for stream in std::iter::once(ask()).chain(still.into_iter().take(2)) {
+        let mut answer = Vec::new();
+        (&stream).read_to_end(&mut answer).unwrap();
+        assert!(answer.ends_with(bytes));
+    }
+}
+
+#[test]
 fn a_header_that_never_ends_and_an_idle_connection_are_ended() {
     let served = serve_with(Settings { header_time: Duration::from_millis(200), ..Settings::default() });
     let mut slow = served.connect();
