@@ -223,7 +223,7 @@ fn respond<M: Machines>(
             runtime.spawn(async move { app.machines.blob_fetched(boot, digest, complete).await });
         }) as super::body::Tell
     });
-    *response.body_mut() = Body::new(PieceBody::new(Some(content), pieces, conn.state, tell).after(proof));
+    *response.body_mut() = Body::new(PieceBody::new(Some(content), pieces, conn, tell).after(proof));
     response
 }
 

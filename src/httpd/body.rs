@@ -1,4 +1,4 @@
-use super::guard::ConnState;
+use super::{guard::ConnState, router::Conn, seats::Busy};
 use crate::store::content::Content;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -15,6 +15,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Bytes that are handed to the socket at once, at most.
 const SLICE: u64 = 64 << 20;
+/// Bytes of a copy, where a file can't be mapped. A reader that stands still holds 16 of them.
+const COPIED: u64 = 128 << 10;
 /// Bytes that are kept back until the blob is proven.
 const KEPT_BACK: u64 = 1 << 20;
 
@@ -37,16 +39,18 @@ struct Receipt {
     conn: Arc<ConnState>,
     /// What the connection had written when the response began.
     began: u64,
-    /// What it must have written by the end, at least: the head besides.
-    needs: u64,
+    /// What it must have written by the end, at least (the head besides); `None` until the last slice is handed over.
+    needs: Option<u64>,
     tell: Option<Tell>,
+    /// Who is being answered stays.
+    _busy: Arc<Busy>,
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
         let written = self.conn.written();
         self.conn.response_ends();
-        let complete = !self.conn.is_dead() && written >= self.needs;
+        let complete = !self.conn.is_dead() && self.needs.is_some_and(|needs| written >= needs);
         if let Some(tell) = self.tell.take() {
             tell(Delivery { complete, bytes: written.saturating_sub(self.began) });
         }
@@ -91,6 +95,8 @@ pub(super) struct PieceBody {
     /// What can't be mapped, as a thread that may block reads it from the disk.
     loading: Option<JoinHandle<io::Result<Bytes>>>,
     left: u64,
+    /// Bytes in all.
+    length: u64,
     receipt: Option<Receipt>,
     proof: Option<Proof>,
 }
@@ -100,15 +106,17 @@ impl PieceBody {
     pub(super) fn new(
         content: Option<Arc<Content>>,
         pieces: impl IntoIterator<Item = Piece>,
-        conn: Arc<ConnState>,
+        conn: Conn,
         tell: Option<Tell>,
     ) -> PieceBody {
         let pieces: VecDeque<Piece> = pieces.into_iter().filter(|piece| piece.len() > 0).collect();
         let left = pieces.iter().map(Piece::len).sum();
-        let began = conn.written();
-        conn.response_begins(content.clone());
-        let receipt = Some(Receipt { conn, began, needs: began.saturating_add(left), tell });
-        PieceBody { content, pieces, loading: None, left, receipt, proof: None }
+        let Conn { state, busy, .. } = conn;
+        let began = state.written();
+        state.response_begins(content.clone());
+        let needs = (left == 0).then_some(began);
+        let receipt = Some(Receipt { conn: state, began, needs, tell, _busy: busy });
+        PieceBody { content, pieces, loading: None, left, length: left, receipt, proof: None }
     }
 
     /// Keeps the last bytes back until that is proven: nobody takes for whole what isn't.
@@ -125,7 +133,10 @@ impl PieceBody {
                 let slice = match content.unread(next.clone()) {
                     Some(slice) => slice,
                     None => {
-                        let content = Arc::clone(content);
+                        let (content, next) = (
+                            Arc::clone(content),
+                            next.start..next.end.min(next.start.saturating_add(COPIED)),
+                        );
                         let loading =
                             self.loading.get_or_insert_with(|| spawn_blocking(move || content.load(next)));
                         let loaded = ready!(Pin::new(loading).poll(cx));
@@ -155,7 +166,8 @@ impl PieceBody {
     fn hand_over(&mut self, slice: Bytes) -> Frame<Bytes> {
         self.left = self.left.saturating_sub(slice.len() as u64);
         match self.receipt.take() {
-            Some(receipt) if self.left == 0 => {
+            Some(mut receipt) if self.left == 0 => {
+                receipt.needs = Some(receipt.began.saturating_add(self.length));
                 Frame::data(Bytes::from_owner(LastSlice { bytes: slice, _receipt: receipt }))
             }
             receipt => {

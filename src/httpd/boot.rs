@@ -92,7 +92,7 @@ pub(super) async fn nbp<M: Machines>(
         let told = async move { app.machines.file_done(peer, &name, outcome).await };
         runtime.spawn(told);
     });
-    let body = PieceBody::new(None, [Piece::Text(file)], conn.state, Some(tell));
+    let body = PieceBody::new(None, [Piece::Text(file)], conn, Some(tell));
     (headers, Body::new(body)).into_response()
 }
 

@@ -1,4 +1,4 @@
-use super::senders;
+use super::senders::{self, Sent};
 use crate::{
     store::{content::Content, mapped::Place},
     sys::registered_for,
@@ -32,6 +32,9 @@ pub struct Pace {
     /// Time in which we had something to send and could not.
     pub time: Duration,
 }
+
+/// Bytes of a request that are read at once.
+const READ_AT_ONCE: usize = 16 << 10;
 
 /// What is known of a connection while its response is on its way.
 #[derive(Debug, Default)]
@@ -79,15 +82,24 @@ impl ConnState {
 
 /// What a write waits for.
 enum Waits {
-    /// A thread sends.
-    Sending(JoinHandle<io::Result<usize>>),
+    /// A thread sends, or waits for the disk.
+    Sending {
+        thread: JoinHandle<io::Result<Sent>>,
+        /// Where the first of what it sends lies.
+        first: usize,
+    },
     /// The client takes no more for now.
-    Full(AsyncFd<Arc<TcpStream>>),
+    Full {
+        room: AsyncFd<Arc<TcpStream>>,
+        since: Instant,
+        /// Ends the connection.
+        timer: Pin<Box<Sleep>>,
+    },
 }
 
 /// A stream whose reader is held to a pace: a write that waits too long for too little ends the
-/// connection. Waiting is all that counts: a client that pauses between requests owes nothing. What is of a blob is sent
-/// by threads that may block ([`senders`]).
+/// connection. Waiting is all that counts: a client that pauses between requests, or that waits
+/// for our disk, owes nothing. What is of a blob is sent by threads that may block ([`senders`]).
 pub(super) struct Guarded {
     /// Looked at for what the client sends; for room to send only where there is none.
     socket: AsyncFd<Arc<TcpStream>>,
@@ -95,12 +107,10 @@ pub(super) struct Guarded {
     waits: Option<Waits>,
     pace: Pace,
     state: Arc<ConnState>,
-    /// Since when the write that waits now waits, and the timer that ends it.
-    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Waited in vain since the last time that `pace.bytes` were taken.
     waited: Duration,
-    /// What was written at that time.
-    mark: u64,
+    /// Bytes taken in that time.
+    taken: u64,
     corked: bool,
 }
 
@@ -118,54 +128,10 @@ impl Guarded {
             waits: None,
             pace,
             state,
-            waiting: None,
             waited: Duration::ZERO,
-            mark: 0,
+            taken: 0,
             corked: false,
         })
-    }
-
-    /// Where `pace.bytes` were taken, a new count begins.
-    fn count_anew(&mut self) -> bool {
-        let written = self.state.written();
-        let enough = written.saturating_sub(self.mark) >= self.pace.bytes;
-        if enough {
-            (self.mark, self.waited) = (written, Duration::ZERO);
-        }
-        enough
-    }
-
-    fn judge(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match outcome {
-            Poll::Ready(Ok(count)) => {
-                if let Some((since, _)) = self.waiting.take() {
-                    self.waited += since.elapsed();
-                }
-                self.count_anew();
-                Poll::Ready(Ok(count))
-            }
-            Poll::Ready(Err(error)) => {
-                self.state.dead.store(true, Ordering::Release);
-                Poll::Ready(Err(error))
-            }
-            Poll::Pending => loop {
-                let left = self.pace.time.saturating_sub(self.waited);
-                let (_, timer) = self.waiting.get_or_insert_with(|| {
-                    let now = Instant::now();
-                    (now, Box::pin(sleep_until(now + left)))
-                });
-                ready!(timer.as_mut().poll(cx));
-                self.waiting = None;
-                if !self.count_anew() {
-                    self.state.dead.store(true, Ordering::Release);
-                    let slow = io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "too little left for too long: the client reads too slowly, or the disk hangs",
-                    );
-                    return Poll::Ready(Err(slow));
-                }
-            },
-        }
     }
 
     /// Slices of a mapped blob never pass through this process: `sendfile` takes their pages as they lie in the
@@ -174,31 +140,50 @@ impl Guarded {
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             let sent = match &mut self.waits {
-                Some(Waits::Full(socket)) => {
-                    let _room = ready!(socket.poll_write_ready(cx))?;
-                    self.waits = None;
-                    continue;
-                }
-                Some(Waits::Sending(sending)) => {
-                    let sent = ready!(Pin::new(sending).poll(cx));
+                None => match self.begin(bufs) {
+                    Some(copied) => copied,
+                    None => continue,
+                },
+                Some(Waits::Sending { thread, first }) => {
+                    let same =
+                        bufs.iter().find(|buf| !buf.is_empty()).is_some_and(|buf| address(buf) == *first);
+                    if !same {
+                        return Poll::Ready(Err(io::Error::other(
+                            "other bytes than those that are being sent",
+                        )));
+                    }
+                    let sent = ready!(Pin::new(thread).poll(cx));
                     self.waits = None;
                     sent.map_err(io::Error::other)?
                 }
-                None => match self.begin(bufs) {
-                    Some(sent) => sent,
-                    None => continue,
-                },
-            };
-            match sent {
-                Ok(0) if bufs.iter().any(|buf| !buf.is_empty()) => self.full()?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.full()?,
-                sent => return Poll::Ready(sent),
+                Some(Waits::Full { room, since, timer }) => {
+                    if room.poll_write_ready(cx)?.is_pending() {
+                        ready!(timer.as_mut().poll(cx));
+                        return Poll::Ready(Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "the client reads too slowly",
+                        )));
+                    }
+                    self.waited += since.elapsed();
+                    self.waits = None;
+                    continue;
+                }
+            }?;
+            if sent.full {
+                self.waits = Some(self.full()?);
+            }
+            if sent.count > 0 || !sent.full {
+                self.taken += sent.count as u64;
+                if self.taken >= self.pace.bytes {
+                    (self.taken, self.waited) = (0, Duration::ZERO);
+                }
+                return Poll::Ready(Ok(sent.count));
             }
         }
     }
 
     /// Writes what is to be copied; `None` where a thread sends what isn't.
-    fn begin(&mut self, bufs: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
+    fn begin(&mut self, bufs: &[IoSlice<'_>]) -> Option<io::Result<Sent>> {
         let state = Arc::clone(&self.state);
         let place = |buf: &IoSlice<'_>| state.place_of(buf);
         let copied = bufs.iter().take_while(|buf| buf.is_empty() || place(buf).is_none()).count();
@@ -206,22 +191,36 @@ impl Guarded {
         if !of_blob.is_empty() {
             self.cork(true);
         }
-        if of_blob.is_empty() || copied.iter().any(|buf| !buf.is_empty()) {
-            let mut socket: &TcpStream = self.socket.get_ref();
-            return Some(socket.write_vectored(copied).inspect(|count| state.took(*count)));
+        match of_blob.first() {
+            Some(first) if copied.iter().all(|buf| buf.is_empty()) => {
+                let places: Vec<Place> = of_blob.iter().map_while(place).collect();
+                let thread = senders::send(&self.senders, self.socket.get_ref(), places, &state);
+                self.waits = Some(Waits::Sending { thread, first: address(first) });
+                None
+            }
+            _ => {
+                let mut socket: &TcpStream = self.socket.get_ref();
+                Some(match socket.write_vectored(copied) {
+                    Ok(count) => {
+                        state.took(count);
+                        Ok(Sent { count, full: false })
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        Ok(Sent { count: 0, full: true })
+                    }
+                    Err(error) => Err(error),
+                })
+            }
         }
-        let places: Vec<Place> = of_blob.iter().map_while(place).collect();
-        let sending = senders::send(&self.senders, self.socket.get_ref(), places, &state);
-        self.waits = Some(Waits::Sending(sending));
-        None
     }
 
     /// Has the runtime look for room. Not so while threads send: it would be woken for each stretch that the client takes.
-    fn full(&mut self) -> io::Result<()> {
+    fn full(&self) -> io::Result<Waits> {
         // A descriptor can't be looked at twice.
         let socket = Arc::new(self.socket.get_ref().try_clone()?);
-        self.waits = Some(Waits::Full(registered_for(socket, Interest::WRITABLE)?));
-        Ok(())
+        let (room, since) = (registered_for(socket, Interest::WRITABLE)?, Instant::now());
+        let left = self.pace.time.saturating_sub(self.waited);
+        Ok(Waits::Full { room, since, timer: Box::pin(sleep_until(since + left)) })
     }
 
     fn cork(&mut self, on: bool) {
@@ -233,9 +232,18 @@ impl Guarded {
     }
 }
 
+/// Where a slice lies in memory.
+fn address(slice: &[u8]) -> usize {
+    slice.as_ptr().addr()
+}
+
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.state.dead.store(true, Ordering::Release);
+        if let Some(Waits::Sending { .. }) = self.waits {
+            // Ends what the thread is at, which has the socket too.
+            let _ = self.socket.get_ref().shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -243,7 +251,10 @@ impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut some = ready!(self.socket.poll_read_ready(cx))?;
-            if let Ok(read) = some.try_io(|socket| (&**socket.get_ref()).read(buf.initialize_unfilled())) {
+            // All of what is free would be filled with zeros first, and hyper makes room for as much as it may write.
+            let free = buf.remaining().min(READ_AT_ONCE);
+            let read = some.try_io(|socket| (&**socket.get_ref()).read(buf.initialize_unfilled_to(free)));
+            if let Ok(read) = read {
                 return Poll::Ready(read.map(|count| buf.advance(count)));
             }
         }
@@ -261,7 +272,10 @@ impl AsyncWrite for Guarded {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = self.poll_send(cx, bufs);
-        self.judge(cx, outcome)
+        if let Poll::Ready(Err(_)) = outcome {
+            self.state.dead.store(true, Ordering::Release);
+        }
+        outcome
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,4 +1,4 @@
-use super::{Line, Machines, blobs, boot, guard::ConnState, rate::Rate, report, signatures};
+use super::{Line, Machines, blobs, boot, guard::ConnState, rate::Rate, report, seats::Busy, signatures};
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
     Router,
@@ -31,6 +31,8 @@ pub(super) struct Conn {
     /// The address that was asked: every URL that is answered names it.
     pub(super) server: ServerAddr,
     pub(super) state: Arc<ConnState>,
+    /// Until the answer has gone out.
+    pub(super) busy: Arc<Busy>,
 }
 
 /// Every route that machines have.

@@ -23,6 +23,8 @@ use tokio::{
 
 /// Most that send at once; others wait for a thread. Clients that read slowly have none ([`PATIENCE`]).
 const THREADS: usize = 64;
+/// Bytes of one call: it ends early only where the client takes no more, and not where the disk is slow.
+const AT_ONCE: usize = 1 << 20;
 /// After so long a thread looks for whose turn it is besides.
 const TURN: Duration = Duration::from_millis(250);
 /// For so long a thread waits for a client to take more: then there is time enough to begin anew when it does.
@@ -62,37 +64,46 @@ impl Drop for Senders {
     }
 }
 
-/// Has `places` sent through a socket that doesn't block, in order: how many bytes the kernel has taken when the client takes no
-/// more for now, or of all of them. They are counted in `state` as they go; it ends when the connection is dead.
+/// How far a thread came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Bytes that the kernel has taken.
+    pub(super) count: usize,
+    /// The client takes no more for now.
+    pub(super) full: bool,
+}
+
+/// Has `places` sent through a socket that doesn't block, in order, until the client takes no more for now, or for a turn. Bytes
+/// are counted in `state` as they go. Who waits for a thread and is gone meanwhile keeps no socket open.
 pub(super) fn send(
     senders: &Handle,
     socket: &Arc<TcpStream>,
     places: Vec<Place>,
     state: &Arc<ConnState>,
-) -> JoinHandle<io::Result<usize>> {
-    let (socket, state) = (Arc::clone(socket), Arc::clone(state));
+) -> JoinHandle<io::Result<Sent>> {
+    let (socket, state) = (Arc::downgrade(socket), Arc::clone(state));
     senders.spawn_blocking(move || {
+        let socket = socket.upgrade().ok_or(io::ErrorKind::NotConnected)?;
         let began = Instant::now();
-        let mut sent = 0;
+        let mut count = 0;
         for Place { file, mut offset, mut len } in places {
             while len > 0 {
-                if state.is_dead() {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
-                }
-                match sendfile(&*socket, file.file(), Some(&mut offset), len) {
+                match sendfile(&*socket, file.file(), Some(&mut offset), len.min(AT_ONCE)) {
                     // The file has become shorter.
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(count) => {
-                        state.took(count);
-                        len = len.saturating_sub(count);
-                        sent += count;
+                    Ok(taken) => {
+                        state.took(taken);
+                        len = len.saturating_sub(taken);
+                        count += taken;
                         if began.elapsed() > TURN {
-                            return Ok(sent);
+                            return Ok(Sent { count, full: false });
                         }
                     }
                     Err(Errno::AGAIN) => {
-                        if poll(&mut [PollFd::new(&*socket, PollFlags::OUT)], Some(&PATIENCE))? == 0 {
-                            return Ok(sent);
+                        match poll(&mut [PollFd::new(&*socket, PollFlags::OUT)], Some(&PATIENCE)) {
+                            Ok(0) => return Ok(Sent { count, full: true }),
+                            Ok(_) | Err(Errno::INTR) => {}
+                            Err(error) => return Err(error.into()),
                         }
                     }
                     Err(Errno::INTR) => {}
@@ -100,6 +111,6 @@ pub(super) fn send(
                 }
             }
         }
-        Ok(sent)
+        Ok(Sent { count, full: false })
     })
 }

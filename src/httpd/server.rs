@@ -1,6 +1,6 @@
 use super::{
     Line, Machines, Turns,
-    guard::{Guarded, Pace},
+    guard::{ConnState, Guarded, Pace},
     rate::Rate,
     router::{App, Conn, plain, router, tidy},
     seats::{Busy, Seat, Seats},
@@ -266,9 +266,9 @@ impl Drop for Place {
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _place: Place, seat: Arc<Seat>) {
-    let Some(conn) = prepare(&stream, peer, &shared.settings) else { return };
-    let guarded =
-        |stream| Guarded::new(stream, &shared.senders, shared.settings.pace, Arc::clone(&conn.state));
+    let Some((asks, server)) = prepare(&stream, peer, &shared.settings) else { return };
+    let state: Arc<ConnState> = Arc::default();
+    let guarded = |stream| Guarded::new(stream, &shared.senders, shared.settings.pace, Arc::clone(&state));
     let stream = match stream.into_std().and_then(guarded) {
         Ok(stream) => stream,
         Err(error) => {
@@ -280,8 +280,9 @@ async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _place: 
     let router = TowerToHyperService::new(shared.router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         tidy(&mut request);
-        request.extensions_mut().insert(conn.clone());
-        let busy = seat.busy();
+        let busy = Arc::new(seat.busy());
+        let conn = Conn { peer: asks, server, state: Arc::clone(&state), busy: Arc::clone(&busy) };
+        request.extensions_mut().insert(conn);
         // No machine sends its body in chunks; a request with two lengths is how one hides another.
         let two = request.headers().contains_key(header::TRANSFER_ENCODING);
         let response = (!two).then(|| hyper::service::Service::call(&router, request));
@@ -324,10 +325,10 @@ fn no_chunks() -> Response {
     response
 }
 
-/// A response's body: its connection is busy until it is over.
+/// A response's body: its connection is busy until it is over, or longer (`body::Receipt`).
 struct Answering {
     body: axum::body::Body,
-    _busy: Busy,
+    _busy: Arc<Busy>,
 }
 
 impl hyper::body::Body for Answering {
@@ -355,13 +356,14 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn prepare(stream: &TcpStream, peer: SocketAddr, settings: &Settings) -> Option<Conn> {
+/// Who asks, and where.
+fn prepare(stream: &TcpStream, peer: SocketAddr, settings: &Settings) -> Option<(Ipv4Addr, ServerAddr)> {
     let (IpAddr::V4(peer), Ok(SocketAddr::V4(local))) = (peer.ip(), stream.local_addr()) else { return None };
     // Best effort: without them it is slower to answer and slower to notice a dead peer.
     let _ = stream.set_nodelay(true);
     let dead_after = u32::try_from(settings.pace.time.as_millis()).unwrap_or(u32::MAX);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, dead_after);
-    Some(Conn { peer, server: server_addr(local), state: Arc::default() })
+    Some((peer, server_addr(local)))
 }
 
 fn server_addr(local: SocketAddrV4) -> ServerAddr {

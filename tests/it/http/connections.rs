@@ -42,6 +42,31 @@ fn more_readers_that_stand_still_than_threads_keep_no_blob_from_others_and_have_
 }
 
 #[test]
+fn who_fetches_a_blob_stays_where_there_is_no_room_and_who_waits_longest_goes() {
+    let served = serve_image(Settings { max_connections: 3, ..Settings::default() }, true);
+    let (bytes, digest) = kernel();
+    let ask = |path: &str| {
+        let mut stream = served.connect();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+    };
+    let mut fetching = ask(&format!("/blobs/{digest}"));
+    let mut answer = vec![0; 100_000];
+    fetching.read_exact(&mut answer).unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut small = String::new();
+        ask("/healthz").read_to_string(&mut small).unwrap();
+        assert!(small.ends_with("ok\n"));
+        // Another that waits, so that there is no room for the next.
+        idle.push(served.connect());
+    }
+    drop(idle);
+    fetching.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(bytes));
+}
+
+#[test]
 fn a_header_that_never_ends_and_an_idle_connection_are_ended() {
     let served = serve_with(Settings { header_time: Duration::from_millis(200), ..Settings::default() });
     let mut slow = served.connect();
