@@ -24,7 +24,7 @@ use tokio::{
 /// Most that send at once; others wait for a thread. Clients that read slowly have none ([`PATIENCE`]).
 const THREADS: usize = 64;
 /// Bytes of one call: it ends early only where the client takes no more, and not where the disk is slow.
-const AT_ONCE: usize = 1 << 20;
+const AT_ONCE: usize = 4 << 20;
 /// After so long a thread looks for whose turn it is besides.
 const TURN: Duration = Duration::from_millis(250);
 /// For so long a thread waits for a client to take more: then there is time enough to begin anew when it does.
