@@ -530,7 +530,7 @@ impl BlobWriter {
     /// Writes a chunk as it is. Not to be mixed with other ways of writing.
     pub(super) fn write_chunk(&mut self, chunk: ChunkRef, bytes: &[u8]) -> io::Result<()> {
         match &mut self.to {
-            To::Plain(tmp) => tmp.write_all(bytes)?,
+            To::Plain(tmp) => tmp.file.write_all(bytes)?,
             To::Chunks(chunks) => chunks.add(chunk, bytes)?,
         }
         self.len += u64::from(chunk.len);
@@ -540,7 +540,7 @@ impl BlobWriter {
     /// Makes the bytes durable and read-only. `digest` is their SHA-256.
     pub fn seal(self, digest: Digest) -> Result<SealedBlob, StoreError> {
         let form = match self.to {
-            To::Plain(mut tmp) => {
+            To::Plain(tmp) => {
                 tmp.seal()?;
                 Form::Plain(tmp)
             }
@@ -553,7 +553,7 @@ impl BlobWriter {
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let n = match &mut self.to {
-            To::Plain(tmp) => tmp.write(buf)?,
+            To::Plain(tmp) => tmp.file.write(buf)?,
             To::Chunks(chunks) => chunks.write(buf)?,
         };
         self.len += n as u64;

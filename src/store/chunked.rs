@@ -83,7 +83,7 @@ impl ChunkWriter {
         let ended = cutter.finish(|cut| list.take(ChunkRef::of(cut), cut, packs, view));
         let path = self.list.path().to_owned();
         ended.map_err(io_at("write", &path))?;
-        self.recipe.write_all(&recipe::write(&self.list.chunks)).map_err(io_at("write", &path))?;
+        self.recipe.file.write_all(&recipe::write(&self.list.chunks)).map_err(io_at("write", &path))?;
         self.recipe.seal()?;
         let (pack, holds) = self.list.seal()?;
         Ok(SealedChunks { pack, recipe: self.recipe, _holds: holds })

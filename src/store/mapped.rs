@@ -1,4 +1,4 @@
-//! Files that never change, mapped: a window of one is a slice, once its pages are in memory.
+//! Files that never change, mapped: a stretch of one is a slice, whose pages come from the disk when somebody looks at them.
 
 use crate::sys;
 use bytes::Bytes;

@@ -8,25 +8,17 @@ use super::{
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Write},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-/// Bytes that are written at once, at a multiple of as many: then the page cache holds them in pages as large, and what is
-/// sent from there takes a quarter less processor time than what was written by chunks.
-const BLOCK: usize = 2 << 20;
-
-/// A file in `tmp`, removed when dropped. After a rename the name is gone, and so nothing happens. After an error of
-/// writing it is of no use.
+/// A file in `tmp`, removed when dropped. After a rename the name is gone, and so nothing happens.
 #[derive(Debug)]
 pub struct TmpFile {
-    /// Open for writing; what is written goes through the block.
+    /// Open for writing.
     pub file: File,
     /// Where it is.
     pub path: PathBuf,
-    /// What the file doesn't have yet.
-    block: Vec<u8>,
 }
 
 impl TmpFile {
@@ -38,20 +30,14 @@ impl TmpFile {
             // A sweep may come between making and locking: then the file is gone, and another is made.
             flock(&file, FlockOperation::LockExclusive).map_err(|e| io_at("lock", &path)(e.into()))?;
             if file.metadata().map_err(io_at("look at", &path))?.nlink() > 0 {
-                return Ok(TmpFile { file, path, block: Vec::new() });
+                return Ok(TmpFile { file, path });
             }
         }
     }
 
-    /// Bytes of what was written that the file doesn't have yet.
-    pub fn held(&self) -> u64 {
-        self.block.len() as u64
-    }
-
     /// Makes the bytes durable and read-only.
-    pub fn seal(&mut self) -> Result<(), StoreError> {
-        self.flush().map_err(io_at("write", &self.path))?;
-        let TmpFile { file, path, .. } = self;
+    pub fn seal(&self) -> Result<(), StoreError> {
+        let TmpFile { file, path } = self;
         file.set_permissions(Permissions::from_mode(0o444)).map_err(io_at("set the mode of", path))?;
         file.sync_all().map_err(io_at("make durable", path))
     }
@@ -59,23 +45,6 @@ impl TmpFile {
     /// Gives it its name, durably.
     pub fn rename(&self, to: &Path) -> Result<(), StoreError> {
         durable::rename(&self.path, to).map_err(io_at("put in place", to))
-    }
-}
-
-impl Write for TmpFile {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let (now, _) = buf.split_at_checked(BLOCK - self.block.len()).unwrap_or((buf, &[]));
-        self.block.extend_from_slice(now);
-        if self.block.len() >= BLOCK {
-            self.flush()?;
-        }
-        Ok(now.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.block)?;
-        self.block.clear();
-        Ok(())
     }
 }
 

@@ -46,13 +46,12 @@ impl PackWriter {
 
     /// Adds a chunk, which isn't in it yet. After an error the pack is of no use.
     pub fn add(&mut self, chunk: ChunkRef, bytes: &[u8]) -> io::Result<()> {
-        self.tmp.write_all(bytes)?;
+        self.tmp.file.write_all(bytes)?;
         self.entries.push(Entry { chunk, offset: self.size });
         self.size += bytes.len() as u64;
-        let written = self.size.saturating_sub(self.tmp.held());
-        if written.saturating_sub(self.told) >= AT_ONCE {
-            sys::begin_to_write(&self.tmp.file, self.told..written);
-            self.told = written;
+        if self.size - self.told >= AT_ONCE {
+            sys::begin_to_write(&self.tmp.file, self.told..self.size);
+            self.told = self.size;
         }
         Ok(())
     }
@@ -61,7 +60,7 @@ impl PackWriter {
     pub fn seal(mut self) -> Result<SealedPack, StoreError> {
         let index = Index::write(self.entries);
         for tmp in [&mut self.tmp, &mut self.copy] {
-            tmp.write_all(&index).map_err(io_at("write", &tmp.path))?;
+            tmp.file.write_all(&index).map_err(io_at("write", &tmp.path))?;
             tmp.seal()?;
         }
         let mut name = [0; 16];
