@@ -53,7 +53,7 @@ impl ConnState {
     }
 
     /// The kernel has taken `count` bytes more.
-    pub(super) fn took(&self, count: usize) {
+    fn took(&self, count: usize) {
         self.written.fetch_add(count as u64, Ordering::AcqRel);
     }
 
@@ -173,6 +173,7 @@ impl Guarded {
                 self.waits = Some(self.full()?);
             }
             if sent.count > 0 || !sent.full {
+                self.state.took(sent.count);
                 self.taken += sent.count as u64;
                 if self.taken >= self.pace.bytes {
                     (self.taken, self.waited) = (0, Duration::ZERO);
@@ -194,17 +195,14 @@ impl Guarded {
         match of_blob.first() {
             Some(first) if copied.iter().all(|buf| buf.is_empty()) => {
                 let places: Vec<Place> = of_blob.iter().map_while(place).collect();
-                let thread = senders::send(&self.senders, self.socket.get_ref(), places, &state);
+                let thread = senders::send(&self.senders, self.socket.get_ref(), places);
                 self.waits = Some(Waits::Sending { thread, first: address(first) });
                 None
             }
             _ => {
                 let mut socket: &TcpStream = self.socket.get_ref();
                 Some(match socket.write_vectored(copied) {
-                    Ok(count) => {
-                        state.took(count);
-                        Ok(Sent { count, full: false })
-                    }
+                    Ok(count) => Ok(Sent { count, full: false }),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         Ok(Sent { count: 0, full: true })
                     }

@@ -3,7 +3,6 @@
 //! A thread for each that is being sent takes less processor time, of both ends, than a few that go from one connection to the
 //! next: buffers stay full, so that the kernel sends on by itself. And nobody who asks for something small waits behind it.
 
-use super::guard::ConnState;
 use crate::store::mapped::Place;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -73,15 +72,14 @@ pub(super) struct Sent {
     pub(super) full: bool,
 }
 
-/// Has `places` sent through a socket that doesn't block, in order, until the client takes no more for now, or for a turn. Bytes
-/// are counted in `state` as they go. Who waits for a thread and is gone meanwhile keeps no socket open.
+/// Has `places` sent through a socket that doesn't block, in order, until the client takes no more for now, or for a turn. Who
+/// waits for a thread and is gone meanwhile keeps no socket open.
 pub(super) fn send(
     senders: &Handle,
     socket: &Arc<TcpStream>,
     places: Vec<Place>,
-    state: &Arc<ConnState>,
 ) -> JoinHandle<io::Result<Sent>> {
-    let (socket, state) = (Arc::downgrade(socket), Arc::clone(state));
+    let socket = Arc::downgrade(socket);
     senders.spawn_blocking(move || {
         let socket = socket.upgrade().ok_or(io::ErrorKind::NotConnected)?;
         let began = Instant::now();
@@ -92,7 +90,6 @@ pub(super) fn send(
                     // The file has become shorter.
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(taken) => {
-                        state.took(taken);
                         len = len.saturating_sub(taken);
                         count += taken;
                         if began.elapsed() > TURN {

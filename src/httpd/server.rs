@@ -299,6 +299,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, mut shared: Shared, _place: 
         .header_read_timeout(shared.settings.header_time)
         .max_headers(64)
         .max_header_size(16 << 10)
+        // Of what is to be sent, mostly addresses of mapped files: the pieces of a blob that one thread gets at once.
         .max_buf_size(16 << 20)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
