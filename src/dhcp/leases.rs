@@ -7,7 +7,7 @@ use super::{
 use crate::model::{Change, ClientKey, Lease, LeaseState, Mac, Millis};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
 
@@ -59,23 +59,26 @@ pub(super) struct Offer {
 /// Invariants: an address has at most one lease on record and one offer; an offer stands beside a
 /// lease only if that lease ended or is the same machine's; every address of a pool is free exactly
 /// when it has no offer and no lease that still runs.
+///
+/// All are trees, which grow by a node at a time: a hash table of a million leases moves all of them when it is full,
+/// and everybody waits.
 #[derive(Debug)]
 pub struct Leases {
     bounds: Bounds,
-    leases: HashMap<Ipv4Addr, Lease>,
-    by_mac: HashMap<Mac, Vec<Ipv4Addr>>,
+    leases: BTreeMap<Ipv4Addr, Lease>,
+    by_mac: BTreeMap<Mac, Vec<Ipv4Addr>>,
     /// Ends of the leases that may still run.
     ends: BTreeSet<(Millis, Ipv4Addr)>,
-    offers: HashMap<Ipv4Addr, Offer>,
-    offers_by_mac: HashMap<Mac, Vec<Ipv4Addr>>,
+    offers: BTreeMap<Ipv4Addr, Offer>,
+    offers_by_mac: BTreeMap<Mac, Vec<Ipv4Addr>>,
     offer_ends: BTreeSet<(Millis, Ipv4Addr)>,
-    strangers: HashMap<u32, usize>,
+    strangers: BTreeMap<u32, usize>,
     /// By lowest address of the network.
     pools: BTreeMap<Ipv4Addr, Pool>,
     /// Of the site that the pools were made for.
     fingerprint: Option<u64>,
     /// When a probe last found an address free.
-    found_free: HashMap<Ipv4Addr, Millis>,
+    found_free: BTreeMap<Ipv4Addr, Millis>,
     /// Latest time that was handed in.
     latest: Millis,
 }
@@ -90,16 +93,16 @@ impl Leases {
     pub fn new(bounds: Bounds) -> Leases {
         Leases {
             bounds,
-            leases: HashMap::new(),
-            by_mac: HashMap::new(),
+            leases: BTreeMap::new(),
+            by_mac: BTreeMap::new(),
             ends: BTreeSet::new(),
-            offers: HashMap::new(),
-            offers_by_mac: HashMap::new(),
+            offers: BTreeMap::new(),
+            offers_by_mac: BTreeMap::new(),
             offer_ends: BTreeSet::new(),
-            strangers: HashMap::new(),
+            strangers: BTreeMap::new(),
             pools: BTreeMap::new(),
             fingerprint: None,
-            found_free: HashMap::new(),
+            found_free: BTreeMap::new(),
             latest: Millis::MIN,
         }
     }
@@ -107,8 +110,6 @@ impl Leases {
     /// Puts back what the store remembers. Offers are not stored: a client that was offered an
     /// address before a restart gets it when it asks.
     pub fn restore(&mut self, leases: Vec<Lease>) {
-        self.leases.reserve(leases.len());
-        self.by_mac.reserve(leases.len());
         for lease in leases.into_iter().filter(|l| l.state != LeaseState::Offered) {
             self.record(lease);
         }
@@ -308,7 +309,7 @@ impl Leases {
     }
 }
 
-fn unlist(index: &mut HashMap<Mac, Vec<Ipv4Addr>>, mac: Mac, addr: Ipv4Addr) {
+fn unlist(index: &mut BTreeMap<Mac, Vec<Ipv4Addr>>, mac: Mac, addr: Ipv4Addr) {
     if let Some(list) = index.get_mut(&mac) {
         list.retain(|a| *a != addr);
         if list.is_empty() {

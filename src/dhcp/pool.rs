@@ -4,7 +4,7 @@
 use super::{Cidr, Range, Site, Subnet};
 use crate::model::Millis;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Pool {
     size: usize,
     fresh: BTreeSet<u32>,
     idle: BTreeSet<(Millis, u32)>,
-    idle_since: HashMap<u32, Millis>,
+    idle_since: BTreeMap<u32, Millis>,
     forbidden: BTreeSet<u32>,
 }
 
@@ -44,7 +44,7 @@ impl Pool {
             ranges,
             fresh,
             idle: BTreeSet::new(),
-            idle_since: HashMap::new(),
+            idle_since: BTreeMap::new(),
             forbidden: BTreeSet::new(),
         }
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::{AttemptId, BootAttempt, Change, Digest, Mac, Millis, Verdict};
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
 };
 
@@ -34,28 +34,28 @@ pub(super) struct Tracked {
 #[derive(Debug)]
 pub(super) struct Attempts {
     bounds: Bounds,
-    all: HashMap<AttemptId, Tracked>,
+    all: BTreeMap<AttemptId, Tracked>,
     /// Of one machine, oldest first.
-    by_mac: HashMap<Mac, VecDeque<AttemptId>>,
-    by_token: HashMap<Digest, AttemptId>,
-    by_addr: HashMap<Ipv4Addr, AttemptId>,
+    by_mac: BTreeMap<Mac, VecDeque<AttemptId>>,
+    by_token: BTreeMap<Digest, AttemptId>,
+    by_addr: BTreeMap<Ipv4Addr, AttemptId>,
     by_age: BTreeSet<((Millis, u64), AttemptId)>,
     added: u64,
     /// Those that may still become stuck.
-    running: HashSet<AttemptId>,
+    running: BTreeSet<AttemptId>,
 }
 
 impl Attempts {
     pub fn new(bounds: Bounds) -> Attempts {
         Attempts {
             bounds,
-            all: HashMap::new(),
-            by_mac: HashMap::new(),
-            by_token: HashMap::new(),
-            by_addr: HashMap::new(),
+            all: BTreeMap::new(),
+            by_mac: BTreeMap::new(),
+            by_token: BTreeMap::new(),
+            by_addr: BTreeMap::new(),
             by_age: BTreeSet::new(),
             added: 0,
-            running: HashSet::new(),
+            running: BTreeSet::new(),
         }
     }
 

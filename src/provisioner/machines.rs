@@ -3,22 +3,22 @@
 //! Two kinds: those on record, and strangers. A stranger is a MAC that was heard of but holds no
 //! lease, got no script and was touched by no operator; strangers live in memory only, the one
 //! longest unheard of makes room, so that a flood of made-up MACs costs a bounded amount of memory
-//! and not one write.
+//! and not one write. All tables are trees, as those of the leases are.
 
 use super::Bounds;
 use crate::model::{Mac, Machine};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug)]
 pub(super) struct Machines {
     bounds: Bounds,
-    known: HashMap<Mac, Machine>,
+    known: BTreeMap<Mac, Machine>,
     /// Other MACs of known machines.
-    aliases: HashMap<Mac, Mac>,
-    hostnames: HashMap<String, Mac>,
+    aliases: BTreeMap<Mac, Mac>,
+    hostnames: BTreeMap<String, Mac>,
     /// NICs that machines said they have, with the machine.
     nics: BTreeSet<(Mac, Mac)>,
-    strangers: HashMap<Mac, (u64, Machine)>,
+    strangers: BTreeMap<Mac, (u64, Machine)>,
     /// Strangers by when they were last heard of.
     order: BTreeMap<u64, Mac>,
     clock: u64,
@@ -28,11 +28,11 @@ impl Machines {
     pub fn new(bounds: Bounds, known: Vec<Machine>) -> Machines {
         let mut table = Machines {
             bounds,
-            known: HashMap::new(),
-            aliases: HashMap::new(),
-            hostnames: HashMap::new(),
+            known: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            hostnames: BTreeMap::new(),
             nics: BTreeSet::new(),
-            strangers: HashMap::new(),
+            strangers: BTreeMap::new(),
             order: BTreeMap::new(),
             clock: 0,
         };

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::Interest,
     net::UdpSocket,
     time::{Instant, sleep_until, timeout},
 };
@@ -110,6 +111,9 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
             Step::Done(outcome) => return outcome,
             Step::Wait => {}
             Step::Send(blocks) => {
+                // What lies in the socket by now is no answer to these blocks. Instead of asking for more at once, which costs
+                // a system call, it waits until the kernel says that something came, or the timer rings, and reads what lay there then.
+                let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
                 if sender.send(&transfer, blocks).await.is_err() {
                     return last_word(&mut transfer, socket, began).unwrap_or_else(|| transfer.unreachable());
                 }
@@ -124,7 +128,7 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
             received = socket.recv(&mut incoming) => Some(received),
             () = alarm.as_mut() => {
                 alarm.as_mut().reset(deadline);
-                None
+                waiting(socket, &mut incoming)
             }
             _ = &mut ticket.cancelled => {
                 return last_word(&mut transfer, socket, began).unwrap_or_else(|| {
@@ -153,6 +157,15 @@ async fn drive(mut transfer: Transfer, socket: &UdpSocket, ticket: &mut Ticket) 
     }
 }
 
+/// What lies in the socket, if anything does: asks the kernel, not what the runtime knew at its last look.
+fn waiting(socket: &UdpSocket, incoming: &mut [u8]) -> Option<io::Result<usize>> {
+    match rustix::net::recv(socket, incoming, rustix::net::RecvFlags::DONTWAIT) {
+        Ok((len, _)) => Some(Ok(len)),
+        Err(rustix::io::Errno::AGAIN) => None,
+        Err(error) => Some(Err(error.into())),
+    }
+}
+
 /// A packet that makes no sense is passed over: the timer sees to the rest.
 fn receive(transfer: &mut Transfer, datagram: &[u8], began: Instant) -> Step {
     match packet::parse_reply(datagram) {
@@ -166,16 +179,15 @@ fn receive(transfer: &mut Transfer, datagram: &[u8], began: Instant) -> Step {
 fn last_word(transfer: &mut Transfer, socket: &UdpSocket, began: Instant) -> Option<TransferOutcome> {
     let mut incoming = [0; 600];
     for _ in 0..64 {
-        // Asks the kernel, not what the runtime knew at its last look.
-        match rustix::net::recv(socket, &mut incoming, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((len, _)) => {
+        match waiting(socket, &mut incoming) {
+            Some(Ok(len)) => {
                 let datagram = incoming.get(..len).unwrap_or_default();
                 if let Step::Done(outcome) = receive(transfer, datagram, began) {
                     return Some(outcome);
                 }
             }
-            Err(rustix::io::Errno::CONNREFUSED) => {}
-            Err(_) => return None,
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            _ => return None,
         }
     }
     None

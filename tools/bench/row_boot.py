@@ -108,6 +108,8 @@ class Switch:
 # Of each image, what its own init says first.
 IMAGES = {"tiny:1": b"tiny: tiny:1 up", "debian:1": b"Welcome to "}
 # What the initramfs's init says first: whatever comes before is firmware, iPXE and kernel, the same on both sides.
+# Until its own init runs: what is left is the image's.
+OVER = b"pristine: over to "
 INITS = {"pristine": b"pristine: init ", "streamed": b"pristine: init ", "manual": b"udhcpc: started", "tuned": b"udhcpc: started"}
 # How roots come: whole, which is the default, and as they are read.
 OURS = {"pristine": "", "streamed": ", root streamed"}
@@ -194,8 +196,8 @@ def start(which, switch, folder, tag):
 
 
 def boot(which, firmware, folder, tag):
-    """Seconds from power-on to the first line of userland, to that of the initramfs, and those of them that it took to prove a root that is
-    fetched. QEMU starts the machine at once."""
+    """Seconds from power-on to the first line of userland, to that of the initramfs, of the image's own init until that line, and those that it
+    took to prove a root that is fetched. QEMU starts the machine at once."""
     log = folder / "console"
     log.write_bytes(b"")
     with Switch() as switch, start(which, switch, folder, tag):
@@ -208,10 +210,11 @@ def boot(which, firmware, folder, tag):
                     raise Failed(f"{why}; the console says: {log.read_text(errors='replace')[-300:]!r}") from None
                 return time.monotonic() - began
             before = until("initramfs", INITS[which])
+            over = until("hand-over", OVER) if which in OURS else None
             took = until("userland", IMAGES[tag])
     proof = re.search(r"every block proven: .* s, ([\d.]+) of them to prove it", log.read_text(errors="replace"))
     say(f"boot: {tag} {which} {firmware} {took:.1f} s")
-    return {"took": took, "before": before, "proof": float(proof[1]) if proof else 0.0}
+    return {"took": took, "before": before, "image": took - over if over else 0.0, "proof": float(proof[1]) if proof else 0.0}
 
 
 def rows(table, work, rounds, quick):
@@ -223,14 +226,15 @@ def rows(table, work, rounds, quick):
             ways = {w: lambda w=w: boot(w, firmware, folder, tag) for w in (*OURS, "manual", "tuned")}
             turns = in_turns(1 if quick else min(rounds, 3), ways)
             took, before = ({w: median([run[k] for run in runs]) for w, runs in turns.items()} for k in ("took", "before"))
-            proof = median([run["proof"] for run in turns["pristine"]])
+            proof, image = (median([run[k] for run in turns["pristine"]]) for k in ("proof", "image"))
             for mine, how in OURS.items():
                 what = f"power-on to userland, {tag}, {firmware}{how}"
                 # Where the part that nobody can change is nearly all, it says how far the rest could bring it.
                 for peer, name, bound in (("manual", "dnsmasq + nginx", reach), ("tuned", "the same, tuned", "<= 0.95")):
+                    none = before[mine] + image
                     note = (
-                        f"{took[mine]:.1f} by {took[peer]:.1f} s, of which firmware and kernel, until the initramfs runs, {before[mine]:.1f} by "
-                        f"{before[peer]:.1f} s: {before[mine] / took[peer]:.2f} is what an initramfs that takes no time would get"
+                        f"{took[mine]:.1f} by {took[peer]:.1f} s; firmware and kernel, until the initramfs runs, {before[mine]:.1f} by {before[peer]:.1f}; "
+                        f"the image's own init {image:.1f}: {none / took[peer]:.2f} is what an initramfs that takes no time would get"
                     )
                     if mine == "pristine":
                         # The peers prove nothing.

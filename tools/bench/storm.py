@@ -1,5 +1,6 @@
 """Machines that fetch one root at the same time, each on a thread and a connection of its own: storm.py. Reads from standard input
-{"server", "port", "paths": [one a machine], "wait": seconds it says it would wait, or null}; prints when each had its last byte, in seconds.
+{"server", "port", "machines": [{"address", "path"}], "wait": seconds it says it would wait, or null}; prints when each had its last byte, in
+seconds.
 
 A machine that is told to come again later (503, Retry-After) does, as `init` would.
 """
@@ -30,13 +31,13 @@ def head_of(sock):
     return int(lines[0].split()[1]), fields
 
 
-def machine(path):
+def machine(address, path):
     prefer = f"Prefer: wait={order['wait']}\r\n" if order["wait"] else ""
     request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n{prefer}\r\n".encode()
     buffer = bytearray(1 << 18)
     try:
         while True:
-            with socket.create_connection((order["server"], order["port"]), timeout=300) as sock:
+            with socket.create_connection((order["server"], order["port"]), 300, (address, 0)) as sock:
                 sock.sendall(request)
                 status, fields = head_of(sock)
                 if status == 503:
@@ -56,7 +57,7 @@ def machine(path):
         wrong.append(str(why))
 
 
-threads = [threading.Thread(target=machine, args=(path,), daemon=True) for path in order["paths"]]
+threads = [threading.Thread(target=machine, kwargs=one, daemon=True) for one in order["machines"]]
 for thread in threads:
     thread.start()
 for thread in threads:
