@@ -250,23 +250,6 @@ fn edk2s_size_probe_and_its_second_request_from_the_same_port() {
     served.completed("snponly.efi", 270_001);
 }
 
-/// Both may lie in the socket before the service looks.
-#[test]
-fn a_client_that_acknowledges_and_declines_at_once_is_heard() {
-    let served = serve();
-    for _ in 0..20 {
-        let client = served.client();
-        client.send_to(&rrq("snponly.efi", "blksize\x001468\0"), served.addr).unwrap();
-        let (_, transfer) = receive(&client);
-        client.send_to(b"\0\x04\0\0", transfer).unwrap();
-        client.send_to(b"\0\x05\0\0enough\0", transfer).unwrap();
-        // Well before the service gives a silent client up.
-        let (_, outcome) = served.told.recv_timeout(Duration::from_secs(5)).expect("the client's word");
-        let TransferOutcome::Aborted { at: 0, why } = outcome else { panic!("{outcome:?}") };
-        assert!(why.contains("enough"), "{why}");
-    }
-}
-
 /// Why the engine is our own: async-tftp 0.4 knows nothing of a client's ERROR, and sends its OACK
 /// to a client that has refused it, by default every 3 s for 5 minutes. If this test fails, it has
 /// been mended: think again.
