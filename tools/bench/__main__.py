@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,8 @@ def main():
 
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
+    # One that is ended takes its namespaces away, and puts back what it set, as one that comes to its end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main())
     except Failed as why:

@@ -108,9 +108,9 @@ class Switch:
 # Of each image, what its own init says first.
 IMAGES = {"tiny:1": b"tiny: tiny:1 up", "debian:1": b"Welcome to "}
 # What the initramfs's init says first: whatever comes before is firmware, iPXE and kernel, the same on both sides.
-# Until its own init runs: what is left is the image's.
-OVER = b"pristine: over to "
 INITS = {"pristine": b"pristine: init ", "streamed": b"pristine: init ", "manual": b"udhcpc: started", "tuned": b"udhcpc: started"}
+# And what ours says last: whatever comes after is the image's.
+OVER = b"pristine: over to "
 # How roots come: whole, which is the default, and as they are read.
 OURS = {"pristine": "", "streamed": ", root streamed"}
 # What the peers' initramfs loads.
