@@ -169,9 +169,14 @@ def by_tool(table, tool, servers, folder, rounds, seconds, tries):
     each = lambda key, s: median([r[key] / max(1, r["ack"]["received"]) for r in turns[s]]) * 1e6
     figures = {s: {"rate": rates[s], "cpu_us": each("cpu", s), "client_cpu_us": each("client_cpu", s), "runs": turns[s]} for s in servers}
     spent = ", ".join(f"{s} {figures[s]['cpu_us']:.0f}" for s in servers)
+    # A server whose rate fills the cores is one that a machine with more of them would let go faster.
+    busy = {s: rates[s] * (f["cpu_us"] + f["client_cpu_us"]) / 1e6 / os.cpu_count() for s, f in figures.items()}
     for peer in servers[1:]:
         reach = {"kea": ">= 5", "dnsmasq": ">= 1"}[peer]
-        note = f"{rates['pristine']} by {rates[peer]}/s; {tool} itself takes {figures['pristine']['client_cpu_us']:.0f} us of processor time an exchange"
+        note = (
+            f"{rates['pristine']} by {rates[peer]}/s; {tool} itself takes {figures['pristine']['client_cpu_us']:.0f} us of processor time an exchange; "
+            f"it and the server keep {busy['pristine'] * 100:.0f} by {busy[peer] * 100:.0f} % of the cores busy"
+        )
         table.add("dhcp", f"exchanges/s with < 0.5 % lost, {tool}", NAMES[peer], rates["pristine"] / rates[peer], reach, note, figures)
     cpu = figures["pristine"]["cpu_us"] / figures["kea"]["cpu_us"]
     table.add("dhcp", f"CPU per exchange at that rate, {tool}", NAMES["kea"], cpu, "<= 1", f"us: {spent}", None)
