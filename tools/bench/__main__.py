@@ -22,7 +22,7 @@ from frame import ROOT, Failed, Sysctl, Table, run, say
 ROWS = ["dhcp", "http", "tftp", "image", "scale", "counts", "storm", "boot"]
 
 PEERS = [
-    "kea-dhcp4-server", "kea-admin", "dnsmasq-base", "nginx", "tftpd-hpa", "atftpd", "atftp", "curl",
+    "kea-dhcp4-server", "kea-admin", "dnsmasq-base", "nginx", "tftpd-hpa", "atftp", "curl",
     "cryptsetup-bin", "coreutils", "qemu-system-x86", "ovmf", "seabios", "ipxe-qemu", "valgrind", "strace",
 ]
 
@@ -30,7 +30,14 @@ PEERS = [
 def versions():
     form = "${Package} ${Version}\n"
     listed = subprocess.run(["dpkg-query", "-W", "-f", form, *PEERS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
-    return dict(line.split(" ", 1) for line in listed.stdout.splitlines() if line.strip().count(" "))
+    found = dict(line.split(" ", 1) for line in listed.stdout.splitlines() if line.strip().count(" "))
+    # Unpacked, not installed: its version is in the name of its package.
+    for package in sorted(Path(ROOT / "target/cache").glob("atftpd_*.deb")):
+        found["atftpd"] = package.name.split("_")[1]
+    # Boot programs of both sides.
+    for file in json.loads((ROOT / "target/nbp/digests.json").read_text())["files"]:
+        found[file["package"]] = file["version"]
+    return found
 
 
 def machine():

@@ -39,12 +39,17 @@ def initramfs(folder):
     return path
 
 
-def imported(state, folder, root, before=()):
-    """Imports it as web:1 into `state`; the digest of its root."""
-    run(
-        *before, PROGRAM, "--state-dir", state, "image", "import", "--name", "web", "--version", "1", "--kernel", kernel(),
+def importing(state, folder, root):
+    """The command that imports it as web:1 into `state`."""
+    return [
+        PROGRAM, "--state-dir", state, "image", "import", "--name", "web", "--version", "1", "--kernel", kernel(),
         "--initramfs", initramfs(folder), "--rootfs", root, "--cmdline", "quiet",
-    )
+    ]
+
+
+def imported(state, folder, root):
+    """Imports it; the digest of its root."""
+    run(*importing(state, folder, root))
     shown = json.loads(run(PROGRAM, "--state-dir", state, "image", "show", "web:1", "--json"))
     return shown["manifest"]["rootfs"]["blob"]["digest"]
 
@@ -55,6 +60,17 @@ def plain(state, digest, root):
     blob.with_suffix(".chunks").unlink()
     shutil.copyfile(root, blob)
     blob.chmod(0o444)
+
+
+def into_cache(folder):
+    """All files beneath, as a read from the disk lays them out: how one was written makes some of it cheaper to send."""
+    drop_from_cache(folder)
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        read(path)
+
+
+def read(path):
+    run("sh", "-c", 'exec cat "$1" >/dev/null', "sh", path)
 
 
 def drop_from_cache(folder, process=None):

@@ -174,6 +174,18 @@ class Wire:
         self.server.close()
 
 
+class Relay(Wire):
+    """A Wire whose client is a relay agent too, of 10.0.0.0/8: a load of some seconds asks for more addresses than 198.18.0.0/15 has."""
+
+    relay_ip = "10.31.255.254"
+
+    def __enter__(self):
+        super().__enter__()
+        self.client.ip("addr", "add", f"{self.relay_ip}/32", "dev", "eth0")
+        self.server.ip("route", "add", "10.0.0.0/8", "via", self.client_ip)
+        return self
+
+
 class Sysctl:
     """A setting of the kernel that is not a namespace's own, put back at the end."""
 

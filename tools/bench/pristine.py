@@ -15,7 +15,6 @@ OPEN_BOUNDS = """
 [bounds]
 offers_per_link = 1000000
 strangers = 1000000
-dhcp_in_work = 65536
 dhcp_strangers_per_second = 1000000
 dhcp_strangers_burst = 1000000
 http_connections_per_client = 1024

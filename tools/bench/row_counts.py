@@ -21,8 +21,9 @@ def traced(process, folder, what):
     """System calls, by name, while `what` runs; and what it gave."""
     out = folder / "strace"
     pids = [arg for pid in process.tree() for arg in ("-p", str(pid))]
+    (folder / "strace.log").unlink(missing_ok=True)
     tracer = Process("strace", ["strace", "-f", "-c", "-o", out, *pids], folder / "strace.log")
-    wait_for("strace attaches", lambda: "attached" in tracer.log.read_text(), 20, tracer)
+    wait_for("strace attaches", lambda: tracer.log.read_text().count(" attached") == len(process.tree()), 20, tracer)
     result = what()
     tracer.stop(signal.SIGINT)
     return {name: int(count) for count, name in CALLS.findall(out.read_text()) if name != "total"}, result

@@ -66,7 +66,7 @@ def rows(table, work, rounds, quick):
         return {"first": ends[0], "mean": sum(ends) / len(ends), "last": ends[-1], "used": size * MACHINES * 8 / USEFUL / ends[-1] / RATE}
 
     fair, queue = in_equal_parts, in_one_queue
-    ways = [(4, fair), (12, fair), ("nginx", fair), (4, queue), ("nginx", queue)]
+    ways = [(4, fair), (12, fair), ("nginx", fair), (4, queue), (12, queue), ("nginx", queue)]
     turns = in_turns(max(1, rounds // 2), {way: lambda way=way: storm(*way) for way in ways})
     at = {way: {k: median([r[k] for r in runs]) for k in runs[0]} for way, runs in turns.items()}
     for line, shape in ways:
