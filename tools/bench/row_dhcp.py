@@ -67,8 +67,13 @@ def unsynced(wire, folder):
     return Service(wire.server, IN_MEMORY / "state", POOL)
 
 
+def floor(wire, folder):
+    """A loop that decides nothing and keeps nothing."""
+    return Process("dhcpfloor", [built("dhcpfloor"), wire.server_ip], folder / "dhcpfloor.log", wire.server)
+
+
 IN_MEMORY = Path(f"/dev/shm/pristine-bench-{os.getpid()}")
-SERVERS = {"unsynced": unsynced, "pristine": pristine, "kea": kea, "dnsmasq": dnsmasq}
+SERVERS = {"floor": floor, "unsynced": unsynced, "pristine": pristine, "kea": kea, "dnsmasq": dnsmasq}
 NAMES = {"kea": "Kea (memfile, threads)", "dnsmasq": "dnsmasq (lease file)"}
 
 
