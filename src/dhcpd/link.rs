@@ -246,19 +246,21 @@ impl Served {
                 else {
                     continue;
                 };
-                let work = Work {
+                let asker = Asker {
                     served: Arc::clone(self),
                     sockets: Arc::clone(sockets),
                     link: Arc::clone(&link),
-                    request,
+                    mac: request.mac(),
                     permit,
                 };
-                match work.permit.is_known() {
+                let work = Work { asker, request };
+                match work.asker.permit.is_known() {
                     true => turn.push(work),
                     false => strangers.push_back(work),
                 }
             }
             turn.extend(strangers.drain(..strangers.len().min(STRANGERS)));
+            let mut later = Vec::new();
             for work in turn {
                 match answer.dhcp(&link, &work.request, None) {
                     Answered { action: Action::Probe(ip), .. } => {
@@ -266,9 +268,12 @@ impl Served {
                         tasks.spawn(async move { work.answer_probed(ip, &answer).await });
                     }
                     Answered { action, promise: None } => work.act(action).await,
-                    // Ends with the tasks.
-                    later => drop(promised.send((work, later))),
+                    answered => later.push((work.asker, answered)),
                 }
+            }
+            if !later.is_empty() {
+                // Ends with the tasks.
+                let _ = promised.send(later);
             }
             tokio::task::yield_now().await;
         }
@@ -334,22 +339,31 @@ impl Served {
     }
 }
 
-/// One request in work.
-struct Work {
+/// Whoever asked, and what answers it.
+struct Asker {
     served: Arc<Served>,
     sockets: Arc<Sockets>,
     link: Arc<Link>,
-    request: Request,
+    mac: Mac,
     permit: Permit,
 }
 
-/// Sends each ACK when its lease is on disk. One that a slow disk holds up holds up no other.
-async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<(Work, Answered)>, answer: A) {
+/// One request in work.
+struct Work {
+    asker: Asker,
+    request: Request,
+}
+
+/// ACKs of one turn, in the order in which they were decided.
+type Turn = Vec<(Asker, Answered)>;
+
+/// Sends ACKs when their leases are on disk. Those that a slow disk holds up hold up no others.
+async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<Turn>, answer: A) {
     let mut waiting = FuturesUnordered::new();
     loop {
         tokio::select! {
             promised = promises.recv() => match promised {
-                Some((work, answered)) => waiting.push(work.settle(answered, &answer)),
+                Some(turn) => waiting.push(settle(turn, &answer)),
                 None => break,
             },
             Some(()) = waiting.next() => {}
@@ -357,44 +371,54 @@ async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<(Work, A
     }
 }
 
+async fn settle<A: Answer>(turn: Turn, answer: &A) {
+    let (askers, mut answers): (Vec<_>, Vec<_>) = turn.into_iter().unzip();
+    let saved = answer.saved(&mut answers).await;
+    let turn = askers.into_iter().zip(answers);
+    if saved {
+        for (asker, answered) in turn {
+            asker.act(answered.action).await;
+        }
+        return;
+    }
+    let late = async |(asker, answered): (Asker, Answered)| asker.act(answer.late(answered).await).await;
+    turn.map(late).collect::<FuturesUnordered<_>>().collect::<()>().await;
+}
+
 impl Work {
     /// Answers when ARP has told whether `ip` is free, or whatever address the answer names instead.
     async fn answer_probed<A: Answer>(self, mut ip: Ipv4Addr, answer: &A) {
         for _ in 0..PROBES {
             let Some(found) = self.probe(ip).await else { return };
-            match answer.dhcp(&self.link, &self.request, Some(found)) {
+            match answer.dhcp(&self.asker.link, &self.request, Some(found)) {
                 Answered { action: Action::Probe(next), .. } => ip = next,
-                answered => return self.settle(answered, answer).await,
+                Answered { action, promise: None } => return self.act(action).await,
+                answered => return settle(vec![(self.asker, answered)], answer).await,
             }
         }
     }
 
-    async fn settle<A: Answer>(self, answered: Answered, answer: &A) {
-        let action = answer.saved(answered).await;
-        self.act(action).await;
-    }
-
     async fn act(&self, action: Action) {
-        match action {
-            Action::Reply(reply) => self.send(reply).await,
-            Action::Silent(reason) => self.silent(reason),
-            // Whoever acts on an answer has probed.
-            Action::Probe(_) => {}
+        let Asker { served, link, .. } = &self.asker;
+        if matches!(action, Action::Silent(Reason::OtherServer)) {
+            served.note_other_server(link, &self.request);
         }
+        self.asker.act(action).await;
     }
 
     async fn probe(&self, ip: Ipv4Addr) -> Option<Probed> {
-        let counters = &self.served.counters;
+        let Asker { served, sockets, link, mac, .. } = &self.asker;
+        let counters = &served.counters;
         // Behind a relay nobody would hear the question.
-        if self.served.settings.probe().is_none() || !self.request.giaddr().is_unspecified() {
+        if served.settings.probe().is_none() || !self.request.giaddr().is_unspecified() {
             return Some(Probed::Free(ip));
         }
         counters.probes.add();
-        match self.sockets.probe(ip, self.request.mac(), self.served.settings.probe()).await {
+        match sockets.probe(ip, *mac, served.settings.probe()).await {
             Ok(Probed::InUse(ip)) => {
                 counters.probes_in_use.add();
-                if let Some(more) = self.served.warn_conflict.due(Instant::now()) {
-                    tracing::warn!(interface = self.link.name, %ip, more,
+                if let Some(more) = served.warn_conflict.due(Instant::now()) {
+                    tracing::warn!(interface = link.name, %ip, more,
                         "an address of the pool is in use by a host that didn't get it here: exclude it from the pool, or have that host use DHCP");
                 }
                 Some(Probed::InUse(ip))
@@ -402,15 +426,29 @@ impl Work {
             Ok(free) => Some(free),
             Err(error) => {
                 // The interface went down: the reply could not be sent either.
-                tracing::debug!(interface = self.link.name, %ip, %error, "can't ask by ARP");
+                tracing::debug!(interface = link.name, %ip, %error, "can't ask by ARP");
                 None
             }
+        }
+    }
+}
+
+impl Asker {
+    async fn act(&self, action: Action) {
+        match action {
+            Action::Reply(reply) => self.send(reply).await,
+            Action::Silent(reason) => {
+                self.served.counters.silent(reason);
+                tracing::debug!(interface = self.link.name, mac = %self.mac, %reason, "no reply");
+            }
+            // Whoever acts on an answer has probed.
+            Action::Probe(_) => {}
         }
     }
 
     async fn send(&self, reply: Reply) {
         let counters = &self.served.counters;
-        let (interface, mac) = (&self.link.name, self.request.mac());
+        let (interface, mac) = (&self.link.name, self.mac);
         match self.sockets.send(self.link.port, &reply.bytes, reply.to).await {
             Ok(()) => {
                 counters.replied(reply.kind);
@@ -424,13 +462,5 @@ impl Work {
                 }
             }
         }
-    }
-
-    fn silent(&self, reason: Reason) {
-        self.served.counters.silent(reason);
-        if reason == Reason::OtherServer {
-            self.served.note_other_server(&self.link, &self.request);
-        }
-        tracing::debug!(interface = self.link.name, mac = %self.request.mac(), %reason, "no reply");
     }
 }

@@ -13,11 +13,12 @@ use crate::{
     netboot::NbpAnswer,
     store::db::Commit,
 };
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// The answer to a DHCP packet, and what must be on disk before it may leave.
 pub struct Answered {
-    /// What is to be done, once [`Provisioner::dhcp_saved`] where something is promised.
+    /// What is to be done, once [`Provisioner::dhcp_saved`] says so where something is promised.
     pub action: Action,
     /// Of an ACK: what it promises is on its way to the disk (RFC 2131 section 3.1, point 4: the server commits
     /// the binding first). An offer promises nothing and does not wait.
@@ -46,14 +47,28 @@ impl Provisioner {
         Answered { action, promise: promises.then_some(Promised { commit, ticket }) }
     }
 
-    /// Waits for the disk where it must: what is to be done then. If a lease can't be written, the client is given
+    /// Waits for the disk, though not long: true where all that these answers, in the order in which they were decided, promise is
+    /// there. Where not, [`Provisioner::dhcp_late`] says of each what is to be done.
+    pub async fn dhcp_saved(&self, answers: &mut [Answered]) -> bool {
+        // A commit stands for all that was handed on before it.
+        let Some(last) = answers.iter_mut().rev().find_map(|a| a.promise.as_mut()) else { return true };
+        if let Soon::Waits(_) = soon(&mut last.commit, PATIENCE).await {
+            return false;
+        }
+        let tickets = answers.iter_mut().filter_map(|a| a.promise.take()?.ticket);
+        let mut state = self.state();
+        tickets.for_each(|ticket| state.promises.kept(ticket));
+        true
+    }
+
+    /// Of an answer whose promise was not on disk soon. If a lease can't be written, the client is given
     /// the rest of the one that is on disk, or nothing where none is, and asks again.
-    pub async fn dhcp_saved(&self, answered: Answered) -> Action {
+    pub async fn dhcp_late(&self, answered: Answered) -> Action {
         let (mut reply, Promised { mut commit, ticket }) = match answered {
             Answered { action: Action::Reply(reply), promise: Some(promised) } => (reply, promised),
             Answered { action, .. } => return action,
         };
-        let soon = soon(&mut commit, PATIENCE).await;
+        let soon = soon(&mut commit, Duration::ZERO).await;
         let Some(ticket) = ticket else { return Action::Reply(reply) };
         if let Soon::Waits(error) = soon {
             let left = self.state().promises.left(&ticket, self.now());

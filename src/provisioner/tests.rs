@@ -126,7 +126,7 @@ impl World {
 
     async fn dhcp(&self, packet: &[u8]) -> Action {
         let req = dhcp::parse(packet).unwrap();
-        self.prov.dhcp_saved(self.prov.dhcp(&link(), &req, None)).await
+        saved(&self.prov, self.prov.dhcp(&link(), &req, None)).await
     }
 
     /// DISCOVER and REQUEST; the address.
@@ -156,6 +156,14 @@ impl World {
     fn last(&self) -> BootAttempt {
         self.prov.attempts(None, 1).remove(0)
     }
+}
+
+/// What the link does with an answer.
+async fn saved(prov: &Provisioner, answered: Answered) -> Action {
+    let mut turn = vec![answered];
+    let soon = prov.dhcp_saved(&mut turn).await;
+    let answered = turn.remove(0);
+    if soon { answered.action } else { prov.dhcp_late(answered).await }
 }
 
 fn link() -> Link {

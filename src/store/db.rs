@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread::JoinHandle,
     time::SystemTime,
 };
@@ -122,7 +122,7 @@ impl Db {
     /// [`Commit`] for that, or drop it where nobody is told of the change. With no changes the
     /// commit stands for everything that was enqueued before.
     pub fn enqueue(&self, changes: Vec<Change>) -> Commit {
-        Commit(self.shared.enqueue(changes, &self.path))
+        Commit { receiver: self.shared.enqueue(changes, &self.path), result: None }
     }
 
     /// The audit log, to be read beside the thread that writes.
@@ -196,14 +196,17 @@ impl Drop for Db {
     }
 }
 
-/// Resolves when the changes of one [`Db::enqueue`] are on disk, or when they could not be written.
+/// Resolves when the changes of one [`Db::enqueue`] are on disk, or when they could not be written; asked again, it says the same.
 #[must_use = "nothing may be acknowledged before this resolved to Ok"]
-pub struct Commit(oneshot::Receiver<Result<(), DbError>>);
+pub struct Commit {
+    receiver: oneshot::Receiver<Result<(), DbError>>,
+    result: Option<Result<(), DbError>>,
+}
 
 impl Commit {
     /// Blocks until it is resolved. Only for threads that run no futures.
     pub fn wait(self) -> Result<(), DbError> {
-        self.0.blocking_recv().unwrap_or(Err(DbError::Closed))
+        self.result.unwrap_or_else(|| self.receiver.blocking_recv().unwrap_or(Err(DbError::Closed)))
     }
 }
 
@@ -211,7 +214,12 @@ impl Future for Commit {
     type Output = Result<(), DbError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|r| r.unwrap_or(Err(DbError::Closed)))
+        let receiver = match &self.result {
+            Some(result) => return Poll::Ready(result.clone()),
+            None => Pin::new(&mut self.receiver),
+        };
+        let result = ready!(receiver.poll(cx)).unwrap_or(Err(DbError::Closed));
+        Poll::Ready(self.result.insert(result).clone())
     }
 }
 

@@ -44,6 +44,48 @@ async fn no_new_lease_and_no_pin_without_the_disk_boots_go_on_and_all_is_saved_w
 }
 
 #[tokio::test]
+async fn answers_that_wait_together_promise_what_the_disk_has_of_each() {
+    let w = World::new(Options::default());
+    let renews = |n, addr: Ipv4Addr| packet(3, n, &[(50, &addr.octets()[..])]);
+    let decide = |packet: &[u8]| w.prov.dhcp(&link(), &dhcp::parse(packet).unwrap(), None);
+    let first = w.lease(1, &[]).await.unwrap();
+    let Action::Reply(offer) = w.dhcp(&packet(1, 2, &[])).await else { panic!("an offer") };
+    w.clock.advance(600_000);
+    w.prov.db().limit_pages(0);
+    // What promises nothing stands behind what does.
+    let ask =
+        || vec![decide(&renews(1, first)), decide(&renews(2, offer.yiaddr)), decide(&packet(1, 3, &[]))];
+    let mut turn = ask();
+    assert!(!w.prov.dhcp_saved(&mut turn).await);
+    let mut done = Vec::new();
+    for answered in turn {
+        done.push(w.prov.dhcp_late(answered).await);
+    }
+    assert!(
+        matches!(&done[0], Action::Reply(ack) if ack.kind == ReplyKind::Ack),
+        "what is left of its lease"
+    );
+    assert!(
+        matches!(done[1], Action::Silent(dhcp::Reason::NotSaved)),
+        "nothing of it is on disk: {:?}",
+        done[1]
+    );
+    assert!(matches!(&done[2], Action::Reply(offer) if offer.kind == ReplyKind::Offer));
+    let stats = w.prov.stats();
+    assert_eq!((stats.not_saved, stats.acks_shortened), (1, 1));
+
+    w.prov.db().limit_pages(1_000_000);
+    let mut turn = ask();
+    assert!(w.prov.dhcp_saved(&mut turn).await);
+    let w = w.restart();
+    let mut leased: Vec<Ipv4Addr> = w.prov.leases().iter().map(|l| l.addr).collect();
+    leased.sort_unstable();
+    let mut expected = vec![first, offer.yiaddr];
+    expected.sort_unstable();
+    assert_eq!(leased, expected);
+}
+
+#[tokio::test]
 async fn a_report_is_not_called_heard_before_it_is_on_disk() {
     let w = World::new(Options::default());
     w.import("web:1", Arch::X86_64, true);

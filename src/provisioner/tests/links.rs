@@ -18,7 +18,7 @@ fn link_at(ip: [u8; 4]) -> Link {
 }
 
 async fn ask(w: &World, link: &Link, packet: &[u8]) -> Action {
-    w.prov.dhcp_saved(w.prov.dhcp(link, &dhcp::parse(packet).unwrap(), None)).await
+    saved(&w.prov, w.prov.dhcp(link, &dhcp::parse(packet).unwrap(), None)).await
 }
 
 fn reply(action: Action) -> dhcp::Reply {
