@@ -34,7 +34,7 @@ const DATAGRAM: usize = 4_096 + 1;
 /// Datagrams that are read one after the other before other tasks get their turn.
 const BATCH: usize = 128;
 /// Strangers that are answered before the socket is looked at again.
-const STRANGERS: usize = 16;
+const STRANGERS: usize = 64;
 /// Addresses probed for one request, whatever the pure part asks for.
 const PROBES: usize = 8;
 /// Before a link that failed is opened again.

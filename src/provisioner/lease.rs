@@ -42,71 +42,6 @@ impl Answered {
 impl Provisioner {
     /// Answers a DHCP packet, from memory.
     pub fn dhcp(&self, link: &dhcp::Link, req: &dhcp::Request, probed: Option<dhcp::Probed>) -> Answered {
-        let (action, commit, ticket) = self.dhcp_locked(link, req, probed);
-        let promises = matches!(&action, Action::Reply(reply) if reply.kind == ReplyKind::Ack);
-        Answered { action, promise: promises.then_some(Promised { commit, ticket }) }
-    }
-
-    /// Waits for the disk, though not long: true where all that these answers, in the order in which they were decided, promise is
-    /// there. Where not, [`Provisioner::dhcp_late`] says of each what is to be done.
-    pub async fn dhcp_saved(&self, answers: &mut [Answered]) -> bool {
-        // A commit stands for all that was handed on before it.
-        let Some(last) = answers.iter_mut().rev().find_map(|a| a.promise.as_mut()) else { return true };
-        if let Soon::Waits(_) = soon(&mut last.commit, PATIENCE).await {
-            return false;
-        }
-        let tickets = answers.iter_mut().filter_map(|a| a.promise.take()?.ticket);
-        let mut state = self.state();
-        tickets.for_each(|ticket| state.promises.kept(ticket));
-        true
-    }
-
-    /// Of an answer whose promise was not on disk soon. If a lease can't be written, the client is given
-    /// the rest of the one that is on disk, or nothing where none is, and asks again.
-    pub async fn dhcp_late(&self, answered: Answered) -> Action {
-        let (mut reply, Promised { mut commit, ticket }) = match answered {
-            Answered { action: Action::Reply(reply), promise: Some(promised) } => (reply, promised),
-            Answered { action, .. } => return action,
-        };
-        let soon = soon(&mut commit, Duration::ZERO).await;
-        let Some(ticket) = ticket else { return Action::Reply(reply) };
-        if let Soon::Waits(error) = soon {
-            let left = self.state().promises.left(&ticket, self.now());
-            if let Some(seconds) = left {
-                reply.shorten(seconds);
-                self.state().stats.acks_shortened += 1;
-                return Action::Reply(reply);
-            }
-            let saved = error.is_none() && matches!(timeout(LONGEST - PATIENCE, commit).await, Ok(Ok(())));
-            if !saved {
-                // The store logged it, at a bounded rate.
-                self.state().stats.not_saved += 1;
-                return Action::Silent(dhcp::Reason::NotSaved);
-            }
-            // It is as long ago that this was decided.
-            reply.shorten(ticket.seconds_left(self.now()));
-        }
-        self.state().promises.kept(ticket);
-        Action::Reply(reply)
-    }
-
-    /// Whether a machine's requests pass however many strangers ask: it is known, an address is reserved
-    /// for it, or it holds one and may be about to renew.
-    pub fn knows(&self, mac: Mac) -> bool {
-        let now = self.now();
-        let state = self.state();
-        let holds = |l: &Lease| l.state == LeaseState::Bound && l.expires > now;
-        state.machines.get(mac).is_some_and(is_known)
-            || state.site.reservation(mac, &ClientKey::Mac(mac), |_| true).is_some()
-            || state.leases.by_mac(mac).any(holds)
-    }
-
-    fn dhcp_locked(
-        &self,
-        link: &dhcp::Link,
-        req: &dhcp::Request,
-        probed: Option<dhcp::Probed>,
-    ) -> (Action, Commit, Option<Ticket>) {
         let client = req.boot_client();
         let now = self.now();
         // An operating system begins no attempt, and asks most often.
@@ -122,8 +57,7 @@ impl Provisioner {
         if clashes && link.mode == dhcp::Mode::Full && req.giaddr().is_unspecified() {
             let reason = dhcp::Reason::NoSubnet;
             *state.stats.silent.entry(reason.to_string()).or_default() += 1;
-            let commit = self.hand_on(&locked, fx);
-            return (Action::Silent(reason), commit, None);
+            return Answered::at_once(Action::Silent(reason));
         }
         let on_record = link.mode != dhcp::Mode::Off && !req.is_probe();
         if on_record {
@@ -217,7 +151,66 @@ impl Provisioner {
                 }
             });
         }
+        let promises = matches!(&outcome.action, Action::Reply(reply) if reply.kind == ReplyKind::Ack);
+        // Most offers change nothing that is kept.
+        if !promises && fx.is_empty() {
+            return Answered::at_once(outcome.action);
+        }
         let commit = self.hand_on(&locked, fx);
-        (outcome.action, commit, ticket)
+        Answered { action: outcome.action, promise: promises.then_some(Promised { commit, ticket }) }
+    }
+
+    /// Waits for the disk, though not long: true where all that these answers, in the order in which they were decided, promise is
+    /// there. Where not, [`Provisioner::dhcp_late`] says of each what is to be done.
+    pub async fn dhcp_saved(&self, answers: &mut [Answered]) -> bool {
+        // A commit stands for all that was handed on before it.
+        let Some(last) = answers.iter_mut().rev().find_map(|a| a.promise.as_mut()) else { return true };
+        if let Soon::Waits(_) = soon(&mut last.commit, PATIENCE).await {
+            return false;
+        }
+        let tickets = answers.iter_mut().filter_map(|a| a.promise.take()?.ticket);
+        let mut state = self.state();
+        tickets.for_each(|ticket| state.promises.kept(ticket));
+        true
+    }
+
+    /// Of an answer whose promise was not on disk soon. If a lease can't be written, the client is given
+    /// the rest of the one that is on disk, or nothing where none is, and asks again.
+    pub async fn dhcp_late(&self, answered: Answered) -> Action {
+        let (mut reply, Promised { mut commit, ticket }) = match answered {
+            Answered { action: Action::Reply(reply), promise: Some(promised) } => (reply, promised),
+            Answered { action, .. } => return action,
+        };
+        let soon = soon(&mut commit, Duration::ZERO).await;
+        let Some(ticket) = ticket else { return Action::Reply(reply) };
+        if let Soon::Waits(error) = soon {
+            let left = self.state().promises.left(&ticket, self.now());
+            if let Some(seconds) = left {
+                reply.shorten(seconds);
+                self.state().stats.acks_shortened += 1;
+                return Action::Reply(reply);
+            }
+            let saved = error.is_none() && matches!(timeout(LONGEST - PATIENCE, commit).await, Ok(Ok(())));
+            if !saved {
+                // The store logged it, at a bounded rate.
+                self.state().stats.not_saved += 1;
+                return Action::Silent(dhcp::Reason::NotSaved);
+            }
+            // It is as long ago that this was decided.
+            reply.shorten(ticket.seconds_left(self.now()));
+        }
+        self.state().promises.kept(ticket);
+        Action::Reply(reply)
+    }
+
+    /// Whether a machine's requests pass however many strangers ask: it is known, an address is reserved
+    /// for it, or it holds one and may be about to renew.
+    pub fn knows(&self, mac: Mac) -> bool {
+        let now = self.now();
+        let state = self.state();
+        let holds = |l: &Lease| l.state == LeaseState::Bound && l.expires > now;
+        state.machines.get(mac).is_some_and(is_known)
+            || state.site.reservation(mac, &ClientKey::Mac(mac), |_| true).is_some()
+            || state.leases.by_mac(mac).any(holds)
     }
 }

@@ -80,6 +80,13 @@ pub(super) struct Effects {
     pub events: Vec<BootAttempt>,
 }
 
+impl Effects {
+    /// Nothing to hand on.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.notes.is_empty() && self.events.is_empty()
+    }
+}
+
 impl State {
     pub fn new(options: Options, machines: Vec<Machine>, rules: Rules, default: Option<BootTarget>) -> State {
         let wanted = machines.iter().filter(|m| m.reboot.is_some()).map(|m| m.mac).collect();
