@@ -149,10 +149,16 @@ fn a_full_disk() {
     let mut known = Known::new(&site, 1);
     let mut leases = Vec::new();
     for round in 0..times(1, 20) {
-        let newcomer = NEWCOMER + round;
+        let [newcomer, another] = [NEWCOMER + round, NEWCOMER + 1_000 + round];
         site.fill();
         nothing_new(&site, &mut row, newcomer, "full", "full");
         known.boots(&site, &mut row, Takes::Nothing, "full");
+        // Without a restart.
+        site.disk.make_room();
+        leases.push(all_again(&site, &mut row, newcomer, "room again"));
+        known.boots(&site, &mut row, Takes::Everything, "room again");
+        site.fill();
+        nothing_new(&site, &mut row, another, "full again", "full");
         // And it starts on a full disk as well. What it puts in order then may give some room back.
         site.service.kill();
         site.service.run(&site.server).unwrap();
@@ -160,8 +166,8 @@ fn a_full_disk() {
         on_disk(&mut site, &mut row, &[known.longest], "full, after a kill");
         site.service.run(&site.server).unwrap();
         site.disk.make_room();
-        leases.push(all_again(&site, &mut row, newcomer, "room again"));
-        known.boots(&site, &mut row, Takes::Everything, "room again");
+        leases.push(all_again(&site, &mut row, another, "room again after a kill"));
+        known.boots(&site, &mut row, Takes::Everything, "room again after a kill");
         row.made(1);
     }
     leases.push(known.longest);
@@ -199,7 +205,8 @@ fn a_disk_that_hangs() {
     for round in 0..times(1, 20) {
         let newcomer = NEWCOMER + round;
         site.disk.freeze();
-        let acked = site.lease(newcomer, Duration::from_secs(1));
+        // Longer than the service waits for the disk.
+        let acked = site.lease(newcomer, Duration::from_secs(10));
         row.holds(acked.is_none(), || format!("{acked:?} was acknowledged by a disk that hangs"));
         known.boots(&site, &mut row, Takes::Nothing, "it hangs");
         let until = Instant::now() + BOUND;

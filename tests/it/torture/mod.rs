@@ -37,8 +37,8 @@ pub fn times<T>(short: T, in_long: T) -> T {
     if long() { in_long } else { short }
 }
 
-/// One row of the table, told when it is dropped: `target/torture/ROW.json`. A test that fails counts as
-/// one loss more, so that no row is told as held that wasn't.
+/// One row of the table, told when it is dropped: `target/torture/ROW.json`, which the table is made of, of the long form, and
+/// `target/torture-short/ROW.json` of the other. A test that fails counts as one loss more, so that no row is told as held that wasn't.
 pub struct Row {
     fault: &'static str,
     times: u64,
@@ -96,7 +96,7 @@ impl Drop for Row {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("torture")
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(times("torture-short", "torture"))
 }
 
 /// The rows, each with what it waits for where that doesn't exist yet.
