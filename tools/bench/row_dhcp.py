@@ -13,10 +13,10 @@ import json
 import os
 import re
 import shutil
-import time
+import sys
 from pathlib import Path
 
-from frame import Failed, Process, Relay, Sysctl, in_turns, median, say, wait_for
+from frame import Failed, Process, Relay, Sysctl, in_turns, median, run, say, wait_for
 from pristine import OPEN_BOUNDS, Service
 from tools import built
 
@@ -200,7 +200,7 @@ def by_tool(table, tool, servers, folder, rounds, seconds, tries):
 def waits(table, folder, rounds, seconds, rate):
     turns = in_turns(rounds, {s: lambda s=s: measure(s, "dhcpload", rate, seconds, folder) for s in ("pristine", "kea", "unsynced")})
     shutil.rmtree(IN_MEMORY, ignore_errors=True)
-    sync = fdatasync_ms(folder)
+    sync = json.loads(run(sys.executable, "-B", built("sync.py"), folder / "sync", 2))["p50_ms"]
     why = {"offer": "", "ack": f"; an ACK of pristine waits for one or two syncs of {sync:.1f} ms, which Kea doesn't make"}
     for half, what in (("offer", "DISCOVER to OFFER"), ("ack", "REQUEST to ACK")):
         at = {s: {k: median([r[half][k] for r in runs]) for k in ("p50_ms", "p99_ms")} for s, runs in turns.items()}
@@ -210,18 +210,3 @@ def waits(table, folder, rounds, seconds, rate):
     mine, theirs = at["unsynced"], at["kea"]
     note = f"{mine['p99_ms']:.2f} by {theirs['p99_ms']:.2f} ms: pristine with its state in memory, where a sync is free"
     table.add("dhcp", "p99 of REQUEST to ACK, neither synced", NAMES["kea"], mine["p99_ms"] / theirs["p99_ms"], "<= 1", note, None)
-
-
-def fdatasync_ms(folder):
-    """Overwrites a file as the database's log is overwritten."""
-    path, times = folder / "sync", []
-    with open(path, "wb", buffering=0) as out:
-        out.write(bytes(4 << 20))
-        os.fsync(out.fileno())
-        for n in range(200):
-            began = time.monotonic()
-            os.pwrite(out.fileno(), os.urandom(16 << 10), (n % 256) * (16 << 10))
-            os.fdatasync(out.fileno())
-            times.append((time.monotonic() - began) * 1000)
-    path.unlink()
-    return median(times)

@@ -17,8 +17,6 @@ from tools import built
 # A subnet gives out 1,048,576 addresses at most, and its last tenth to known machines only. The relay asks for the first.
 POOLS = {"10.16.0.0/12": "10.16.0.1-10.31.255.253", "10.0.0.0/12": "10.0.0.1-10.15.255.253"}
 MANY = "".join(f'\n[[subnet]]\nnetwork = "{network}"\npools = ["{pool}"]\n' for network, pool in POOLS.items()) + OPEN_BOUNDS
-
-
 # The second octet of the machines' MACs.
 KNOWN = "10"
 
