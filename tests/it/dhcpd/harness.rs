@@ -78,11 +78,22 @@ pub struct Service {
 }
 
 impl Service {
+    /// Waits for the port: a program that another test starts at the moment that a service ends has
+    /// copies of its sockets until the program itself runs.
     pub fn start(host: &Host, interfaces: Vec<InterfaceSettings>, answer: impl Answer) -> Service {
-        Service::try_start(host, interfaces, answer).unwrap()
+        Service::start_within(BOUND, host, interfaces, answer).unwrap()
     }
 
     pub fn try_start(
+        host: &Host,
+        interfaces: Vec<InterfaceSettings>,
+        answer: impl Answer,
+    ) -> io::Result<Service> {
+        Service::start_within(Duration::ZERO, host, interfaces, answer)
+    }
+
+    fn start_within(
+        bound: Duration,
         host: &Host,
         interfaces: Vec<InterfaceSettings>,
         answer: impl Answer,
@@ -92,7 +103,7 @@ impl Service {
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                match Server::bind(Settings { interfaces }) {
+                match bind_within(bound, Settings { interfaces }) {
                     Ok(server) => {
                         started.send(Ok(server.monitor())).unwrap();
                         server.run(answer, Handle::current(), stop).await
@@ -126,6 +137,19 @@ impl Drop for Service {
             if !std::thread::panicking() {
                 ended.expect("the server does not panic").expect("the server ends well");
             }
+        }
+    }
+}
+
+/// A bound server; a port that is taken is waited for until `bound`.
+fn bind_within(bound: Duration, settings: Settings) -> io::Result<Server> {
+    let end = Instant::now() + bound;
+    loop {
+        match Server::bind(settings.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound,
         }
     }
 }
