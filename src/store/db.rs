@@ -37,7 +37,7 @@ use std::{
     time::SystemTime,
 };
 use tokio::sync::oneshot;
-use writer::Shared;
+use writer::{Number, Outcome, Shared};
 
 /// Name of the database in the state folder.
 pub const DB_FILE: &str = "pristine.db";
@@ -122,7 +122,8 @@ impl Db {
     /// [`Commit`] for that, or drop it where nobody is told of the change. With no changes the
     /// commit stands for everything that was enqueued before.
     pub fn enqueue(&self, changes: Vec<Change>) -> Commit {
-        Commit { receiver: self.shared.enqueue(changes, &self.path), result: None }
+        let number = self.shared.enqueue(changes);
+        Commit { shared: Arc::clone(&self.shared), number, told: None, outcome: None }
     }
 
     /// The audit log, to be read beside the thread that writes.
@@ -146,7 +147,7 @@ impl Db {
 
     /// What keeps changes from the disk now; `None` while they get there.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.shared.trouble(&self.path)
+        self.shared.trouble()
     }
 
     /// Transactions that reached the disk, and transactions that failed, since the start.
@@ -179,9 +180,9 @@ impl Found {
     pub fn open(self) -> Result<Db, DbError> {
         let Found { mut conn, path, lock } = self;
         schema::take(&mut conn, &path)?;
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(path.clone()));
         let anchor = schema::Anchor::hold(&path)?;
-        let thread = writer::start(shared.clone(), conn, path.clone())?;
+        let thread = writer::start(shared.clone(), conn)?;
         Ok(Db { shared, thread: Some(thread), path, anchor, _lock: lock })
     }
 }
@@ -199,14 +200,21 @@ impl Drop for Db {
 /// Resolves when the changes of one [`Db::enqueue`] are on disk, or when they could not be written; asked again, it says the same.
 #[must_use = "nothing may be acknowledged before this resolved to Ok"]
 pub struct Commit {
-    receiver: oneshot::Receiver<Result<(), DbError>>,
-    result: Option<Result<(), DbError>>,
+    shared: Arc<Shared>,
+    number: Number,
+    /// Who will tell, once somebody has asked.
+    told: Option<oneshot::Receiver<Outcome>>,
+    outcome: Option<Outcome>,
 }
 
 impl Commit {
     /// Blocks until it is resolved. Only for threads that run no futures.
     pub fn wait(self) -> Result<(), DbError> {
-        self.result.unwrap_or_else(|| self.receiver.blocking_recv().unwrap_or(Err(DbError::Closed)))
+        let ask = || match self.shared.outcome(self.number) {
+            Ok(outcome) => outcome,
+            Err(told) => told.blocking_recv().unwrap_or(Err(DbError::Closed)),
+        };
+        self.outcome.unwrap_or_else(ask)
     }
 }
 
@@ -214,12 +222,17 @@ impl Future for Commit {
     type Output = Result<(), DbError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let receiver = match &self.result {
-            Some(result) => return Poll::Ready(result.clone()),
-            None => Pin::new(&mut self.receiver),
-        };
-        let result = ready!(receiver.poll(cx)).unwrap_or(Err(DbError::Closed));
-        Poll::Ready(self.result.insert(result).clone())
+        let Commit { shared, number, told, outcome } = &mut *self;
+        if outcome.is_none() && told.is_none() {
+            match shared.outcome(*number) {
+                Ok(known) => *outcome = Some(known),
+                Err(later) => *told = Some(later),
+            }
+        }
+        if let (None, Some(told)) = (&outcome, told) {
+            *outcome = Some(ready!(Pin::new(told).poll(cx)).unwrap_or(Err(DbError::Closed)));
+        }
+        Poll::Ready(outcome.clone().unwrap_or(Err(DbError::Closed)))
     }
 }
 

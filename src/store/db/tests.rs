@@ -9,7 +9,7 @@ use crate::{
     store::testing::TempDir,
 };
 use proptest::prelude::*;
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Instant};
 
 fn mac(n: u8) -> Mac {
     Mac([2, 0, 0, 0, 0, n])
@@ -153,6 +153,49 @@ fn many_callers_share_transactions_and_the_last_word_wins() {
     drop(db);
     let leases = open(&dir).1.leases;
     assert_eq!(leases, (0..10).map(|n| lease(n, 990 + i64::from(n))).collect::<Vec<_>>());
+}
+
+#[test]
+fn callers_who_come_together_wait_for_one_another_and_one_alone_for_none() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    let began = Instant::now();
+    let mut last = db.enqueue(Vec::new());
+    while began.elapsed() < 20 * writer::APART {
+        last = db.enqueue(vec![Change::Lease(lease(1, 1))]);
+    }
+    last.wait().unwrap();
+    let shared = db.counts().0;
+    // One that has only the first of many is followed at once by one that has the others.
+    let most = 2 * began.elapsed().as_micros() / writer::APART.as_micros() + 2;
+    assert!(
+        u128::from(shared) <= most,
+        "{shared} transactions, and {most} would be one every two milliseconds"
+    );
+    for n in 0..4 {
+        db.enqueue(vec![Change::Lease(lease(n, 2))]).wait().unwrap();
+    }
+    assert_eq!(db.counts().0, shared + 4, "each has its own");
+}
+
+#[test]
+fn who_asks_late_is_told_what_became_of_it_in_the_end() {
+    let dir = TempDir::new();
+    let (db, _) = open(&dir);
+    db.limit_pages(0);
+    let (asked, not_asked) = (db.enqueue(vec![Change::Lease(lease(1, 1))]), db.enqueue(Vec::new()));
+    assert!(matches!(asked.wait(), Err(DbError::Write { .. })));
+    let still = db.enqueue(vec![Change::Lease(lease(2, 2))]);
+    db.limit_pages(1_000_000);
+    let last = db.enqueue(vec![Change::Lease(lease(3, 3))]);
+    last.wait().unwrap();
+    not_asked.wait().expect("it failed, and went along with a later one");
+    still.wait().unwrap();
+    db.limit_pages(0);
+    let lost = db.enqueue(vec![Change::Lease(lease(4, 4))]);
+    drop(db);
+    assert!(lost.wait().is_err());
+    assert_eq!(open(&dir).1.leases, vec![lease(1, 1), lease(2, 2), lease(3, 3)]);
 }
 
 #[test]

@@ -22,6 +22,9 @@ use tokio::sync::oneshot;
 /// Callers that may wait at once. Changes themselves are bounded by the tables that they come from,
 /// since a newer change of a row replaces the pending one.
 const MAX_WAITERS: usize = 8_192;
+/// Where several callers came with changes meanwhile, a transaction begins no sooner than this after the one before: more share
+/// it. It costs far more processor time than a change in it does, and each is a sync of the disk.
+pub(super) const APART: Duration = Duration::from_millis(4);
 /// How long after a failure changes that nobody waits for are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// A transaction that is under way for so long waits for a disk that hangs.
@@ -29,12 +32,33 @@ const HANGS: Duration = Duration::from_secs(5);
 /// A disk that stays full is said this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
-type Waiter = oneshot::Sender<Result<(), DbError>>;
+/// What became of a transaction.
+pub(super) type Outcome = Result<(), DbError>;
+/// Transactions are counted from 1.
+pub(super) type Number = u64;
+
+/// What goes into one transaction.
+struct Batch {
+    number: Number,
+    changes: HashMap<Row, Change>,
+    callers: usize,
+}
 
 #[derive(Default)]
 struct Pending {
     changes: HashMap<Row, Change>,
-    waiters: Vec<Waiter>,
+    /// Calls since the last transaction began that ask for another one.
+    callers: usize,
+    /// Who waits for which transaction.
+    waiters: Vec<(Number, oneshot::Sender<Outcome>)>,
+    /// The last transaction that began.
+    began: Number,
+    /// The last one that is on the disk, and all before it with it.
+    committed: Number,
+    /// The last one that failed.
+    refused: Number,
+    /// The thread sleeps until it is woken.
+    idle: bool,
     /// True while `changes` holds some that a transaction failed to write.
     failed: bool,
     /// Since when a transaction is under way, and how many changes are in it.
@@ -42,6 +66,8 @@ struct Pending {
     /// Since when no transaction succeeded, and why the last one failed.
     trouble: Option<(SystemTime, DbError)>,
     closed: bool,
+    /// The thread is gone.
+    ended: bool,
     commits: u64,
     failures: u64,
     #[cfg(test)]
@@ -59,11 +85,12 @@ impl Pending {
 pub(super) struct Shared {
     pending: Mutex<Pending>,
     wake: Condvar,
+    path: PathBuf,
 }
 
 impl Shared {
-    pub(super) fn new() -> Shared {
-        Shared { pending: Mutex::default(), wake: Condvar::new() }
+    pub(super) fn new(path: PathBuf) -> Shared {
+        Shared { pending: Mutex::default(), wake: Condvar::new(), path }
     }
 
     /// A panic elsewhere while this was held can't have left it half changed: every critical section
@@ -72,33 +99,48 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enqueue(
-        &self,
-        changes: Vec<Change>,
-        path: &Path,
-    ) -> oneshot::Receiver<Result<(), DbError>> {
-        let (waiter, commit) = oneshot::channel();
+    /// The number of the transaction that has these changes and all that came before.
+    pub(super) fn enqueue(&self, changes: Vec<Change>) -> Number {
         let mut pending = self.lock();
-        if pending.closed {
-            let _ = waiter.send(Err(DbError::Closed));
-            return commit;
+        if changes.is_empty() && pending.changes.is_empty() {
+            return pending.began;
         }
-        if changes.is_empty() && pending.changes.is_empty() && pending.writing.is_none() {
-            let _ = waiter.send(Ok(()));
-            return commit;
+        let number = pending.began + 1;
+        if pending.closed {
+            return number;
         }
         for change in changes {
             pending.changes.insert(rows::row_of(&change), change);
         }
-        if pending.waiters.len() < MAX_WAITERS {
-            pending.waiters.push(waiter);
-        } else {
-            let waiting = pending.waiters.len();
-            let _ = waiter.send(Err(DbError::Overloaded { path: path.into(), waiting }));
-        }
+        pending.callers += 1;
+        let sleeps = std::mem::take(&mut pending.idle);
         drop(pending);
-        self.wake.notify_one();
-        commit
+        if sleeps {
+            self.wake.notify_one();
+        }
+        number
+    }
+
+    /// What became of a transaction; before that, who will tell. Where one failed and a later one, which had its changes too, did
+    /// not, all is well.
+    pub(super) fn outcome(&self, number: Number) -> Result<Outcome, oneshot::Receiver<Outcome>> {
+        let mut pending = self.lock();
+        if pending.committed >= number {
+            return Ok(Ok(()));
+        }
+        if let Some((_, error)) = pending.trouble.as_ref().filter(|_| pending.refused >= number) {
+            return Ok(Err(error.clone()));
+        }
+        if pending.ended {
+            return Ok(Err(DbError::Closed));
+        }
+        let waiting = pending.waiters.len();
+        if waiting >= MAX_WAITERS {
+            return Ok(Err(DbError::Overloaded { path: self.path.clone(), waiting }));
+        }
+        let (waiter, outcome) = oneshot::channel();
+        pending.waiters.push((number, waiter));
+        Err(outcome)
     }
 
     pub(super) fn close(&self) {
@@ -118,7 +160,7 @@ impl Shared {
     }
 
     /// What keeps changes from the disk now.
-    pub(super) fn trouble(&self, path: &Path) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<Trouble> {
         let pending = self.lock();
         let waiting = pending.waiting();
         if let Some((since, error)) = &pending.trouble {
@@ -126,7 +168,7 @@ impl Shared {
         }
         let (since, _) = pending.writing?;
         let long = since.elapsed().is_ok_and(|lasts| lasts >= HANGS);
-        let error = DbError::Overloaded { path: path.into(), waiting };
+        let error = DbError::Overloaded { path: self.path.clone(), waiting };
         long.then_some(Trouble { since, error, waiting })
     }
 
@@ -136,16 +178,16 @@ impl Shared {
     }
 
     /// The next batch; `None` when closed and there is nothing left to try.
-    fn next(&self) -> Option<(HashMap<Row, Change>, Vec<Waiter>)> {
+    fn next(&self) -> Option<Batch> {
         let mut pending = self.lock();
-        loop {
-            if pending.closed && (pending.changes.is_empty() || pending.failed) && pending.waiters.is_empty()
-            {
+        while pending.callers == 0 {
+            if pending.closed {
+                pending.ended = true;
+                // They learn by this that nobody will tell them anything.
+                pending.waiters.clear();
                 return None;
             }
-            if !pending.waiters.is_empty() || (!pending.failed && !pending.changes.is_empty()) {
-                break;
-            }
+            pending.idle = true;
             if pending.failed {
                 let (next, timeout) =
                     self.wake.wait_timeout(pending, RETRY).unwrap_or_else(PoisonError::into_inner);
@@ -157,72 +199,82 @@ impl Shared {
                 pending = self.wake.wait(pending).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        pending.writing = Some((SystemTime::now(), pending.changes.len()));
+        pending.idle = false;
         pending.failed = false;
-        Some((std::mem::take(&mut pending.changes), std::mem::take(&mut pending.waiters)))
+        pending.began += 1;
+        pending.writing = Some((SystemTime::now(), pending.changes.len()));
+        let (changes, callers) = (std::mem::take(&mut pending.changes), std::mem::take(&mut pending.callers));
+        Some(Batch { number: pending.began, changes, callers })
     }
 
-    fn done(&self, batch: HashMap<Row, Change>, waiters: Vec<Waiter>, result: Result<(), DbError>) {
+    fn done(&self, batch: Batch, outcome: &Outcome) {
         let mut pending = self.lock();
         pending.writing = None;
-        if let Err(error) = &result {
+        if let Err(error) = outcome {
             let since = pending.trouble.take().map_or_else(SystemTime::now, |(since, _)| since);
             pending.trouble = Some((since, error.clone()));
+            pending.refused = batch.number;
             pending.failures += 1;
             pending.failed = true;
             // Newer changes of the same rows came in meanwhile and win.
-            for (row, change) in batch {
+            for (row, change) in batch.changes {
                 pending.changes.entry(row).or_insert(change);
             }
         } else {
+            pending.committed = batch.number;
             pending.commits += 1;
             pending.trouble = None;
         }
+        let (told, waiting) =
+            std::mem::take(&mut pending.waiters).into_iter().partition(|(number, _)| *number <= batch.number);
+        pending.waiters = waiting;
         drop(pending);
-        for waiter in waiters {
+        let told: Vec<(Number, oneshot::Sender<Outcome>)> = told;
+        for (_, waiter) in told {
             // Gone where nobody waits for it.
-            let _ = waiter.send(result.clone());
+            let _ = waiter.send(outcome.clone());
         }
     }
 }
 
-pub(super) fn start(shared: Arc<Shared>, conn: Connection, path: PathBuf) -> Result<JoinHandle<()>, DbError> {
-    let name = path.clone();
+pub(super) fn start(shared: Arc<Shared>, conn: Connection) -> Result<JoinHandle<()>, DbError> {
+    let path = shared.path.clone();
     std::thread::Builder::new()
         .name("pristine-db".into())
-        .spawn(move || run(&shared, conn, &path))
-        .map_err(|e| DbError::Open { path: name, why: e.to_string() })
+        .spawn(move || run(&shared, conn))
+        .map_err(|e| DbError::Open { path, why: e.to_string() })
 }
 
-fn run(shared: &Shared, conn: Connection, path: &Path) {
+fn run(shared: &Shared, conn: Connection) {
     let mut conn = Some(conn);
     let mut failing: Option<Instant> = None;
-    while let Some((batch, waiters)) = shared.next() {
-        let result = write(shared, &mut conn, path, &batch);
-        if let Err(e) = &result {
+    while let Some(batch) = shared.next() {
+        let (began, callers) = (Instant::now(), batch.callers);
+        let outcome = write(shared, &mut conn, &batch.changes);
+        if let Err(e) = &outcome {
             // A new connection remembers nothing of it, and writes over what came after the last transaction that
             // is on disk: after a failed fsync nobody knows what the kernel dropped of that.
             conn = None;
             if failing.is_none_or(|said| said.elapsed() >= LOG_EVERY) {
                 failing = Some(Instant::now());
-                tracing::error!(error = %e, changes = batch.len(), "state not saved");
+                tracing::error!(error = %e, changes = batch.changes.len(), "state not saved");
             }
         } else if failing.take().is_some() {
             tracing::info!("state is saved again, with all that could not be before");
         }
-        shared.done(batch, waiters, result);
+        shared.done(batch, &outcome);
+        // One who comes again when the disk has answered is held up by nothing else.
+        if callers > 1 {
+            std::thread::sleep(APART.saturating_sub(began.elapsed()));
+        }
     }
 }
 
-fn write(
-    shared: &Shared,
-    conn: &mut Option<Connection>,
-    path: &Path,
-    batch: &HashMap<Row, Change>,
-) -> Result<(), DbError> {
+fn write(shared: &Shared, conn: &mut Option<Connection>, batch: &HashMap<Row, Change>) -> Outcome {
     if batch.is_empty() {
         return Ok(());
     }
+    let path = shared.path.as_path();
     let failed = |e: rusqlite::Error| failure(path, &e);
     let mut current = match conn.take() {
         Some(c) => c,
@@ -240,8 +292,6 @@ fn write(
         }
         current.pragma_update(None, "max_page_count", pages).map_err(failed)?;
     }
-    #[cfg(not(test))]
-    let _ = shared;
     let tx = current.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
     batch.values().try_for_each(|change| rows::apply(&tx, change)).map_err(failed)?;
     audit::append(&tx, batch.values()).map_err(failed)?;
