@@ -201,10 +201,13 @@ pub fn cut_datagrams(socket: &impl AsRawFd, size: usize) -> io::Result<()> {
 }
 
 /// Sends a UDP datagram from a chosen source address out of a chosen interface (IP_PKTINFO), so that
-/// a host with several addresses answers from the one that the option 54 of its reply names.
+/// a host with several addresses answers from the one that the option 54 of its reply names. With `cut`, many datagrams of that
+/// size, one behind the other (UDP_SEGMENT): all of them or none. Only where [`cut_datagrams`] works; a kernel that doesn't know
+/// how to cut would send them as one.
 pub fn send_udp_from(
     socket: &impl AsFd,
     datagram: &[u8],
+    cut: Option<u16>,
     to: SocketAddrV4,
     from: Ipv4Addr,
     index: u32,
@@ -216,13 +219,13 @@ pub fn send_udp_from(
         ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
         ipi_addr: libc::in_addr { s_addr: 0 },
     };
-    // u64s, so that the control buffer is aligned as `cmsghdr` must be; 64 bytes hold the 28 of one
-    // header with an `in_pktinfo`.
+    // u64s, so that the control buffer is aligned as `cmsghdr` must be; 64 bytes hold the 32 of one
+    // header with an `in_pktinfo` and the 24 of one with a `u16`.
     let mut control = [0u64; 8];
     let mut data = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
     // SAFETY: `message` points to `to`, `data` and `control`, which all outlive the call; the kernel
-    // reads but never writes through `iov_base` on a send. CMSG_FIRSTHDR is not null because
-    // `msg_controllen` is CMSG_SPACE of one `in_pktinfo`, which `control` is large enough for.
+    // reads but never writes through `iov_base` on a send. CMSG_FIRSTHDR and CMSG_NXTHDR are not null
+    // because `msg_controllen` has room for the headers that are written, and `control` for as much.
     let sent = unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_name = to.as_ptr().cast_mut().cast();
@@ -230,12 +233,20 @@ pub fn send_udp_from(
         message.msg_iov = &raw mut data;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = libc::CMSG_SPACE(size_of::<libc::in_pktinfo>() as u32) as _;
+        let of_cut = cut.map_or(0, |_| libc::CMSG_SPACE(size_of::<u16>() as u32));
+        message.msg_controllen = (libc::CMSG_SPACE(size_of::<libc::in_pktinfo>() as u32) + of_cut) as _;
         let header = libc::CMSG_FIRSTHDR(&message);
         (*header).cmsg_level = libc::IPPROTO_IP;
         (*header).cmsg_type = libc::IP_PKTINFO;
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<libc::in_pktinfo>() as u32) as _;
         libc::CMSG_DATA(header).cast::<libc::in_pktinfo>().write_unaligned(info);
+        if let Some(size) = cut {
+            let header = libc::CMSG_NXTHDR(&message, header);
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
+            libc::CMSG_DATA(header).cast::<u16>().write_unaligned(size);
+        }
         libc::sendmsg(socket.as_fd().as_raw_fd(), &message, libc::MSG_NOSIGNAL)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
@@ -254,6 +265,16 @@ pub fn map_readonly(file: &std::fs::File) -> io::Result<memmap2::Mmap> {
     // SAFETY: the mapping is read-only and private to readers of `&[u8]`. That nobody changes the
     // bytes beneath is the rule above, which the blob store keeps.
     unsafe { memmap2::MmapOptions::new().map(file) }
+}
+
+/// Whether the page of a mapped file that has the byte at `at` is in memory (`mincore`): to read it is to wait for no disk.
+/// True too where that can't be told.
+pub fn is_in_memory(map: &memmap2::Mmap, at: usize) -> bool {
+    let Some(page) = map.get(at - at % rustix::param::page_size()) else { return true };
+    let mut state = 1;
+    // SAFETY: a page of the mapping begins at `page`, as mappings begin at a page, and for one page one byte is written.
+    unsafe { libc::mincore(std::ptr::from_ref(page).cast_mut().cast(), 1, &raw mut state) };
+    state & 1 == 1
 }
 
 /// Has the disk begin to write these bytes of a file, and waits for no disk that has room in its queue

@@ -94,7 +94,7 @@ pub enum Refused {
 struct State {
     bucket: Bucket,
     recent: Recent,
-    in_work: HashMap<Mac, Vec<RequestKey>>,
+    in_work: HashMap<Mac, [Option<RequestKey>; PER_MAC]>,
     count: usize,
 }
 
@@ -128,36 +128,35 @@ impl Gate {
         !familiar && !known(mac)
     }
 
-    /// Lets a request in until the permit is dropped. `known` is asked only about MACs that were not
-    /// answered lately.
+    /// Lets a request in until the permit is dropped.
     pub fn enter(
         self: &Arc<Gate>,
         key: RequestKey,
         known: impl FnOnce(Mac) -> bool,
         now: Instant,
     ) -> Result<Permit, Refused> {
-        let state = self.state();
-        let of_mac = state.in_work.get(&key.mac).map_or(&[][..], Vec::as_slice);
-        if of_mac.contains(&key) {
-            return Err(Refused::Repeated);
-        }
-        if of_mac.len() >= PER_MAC || state.count >= self.bounds.in_flight {
-            return Err(Refused::Busy);
-        }
-        let familiar = state.recent.contains(key.mac);
         // Not under the lock: the caller's tables have locks of their own.
-        drop(state);
         let known = known(key.mac);
         let mut state = self.state();
+        let of_mac = state.in_work.get(&key.mac).copied().unwrap_or_default();
+        if of_mac.contains(&Some(key)) {
+            return Err(Refused::Repeated);
+        }
+        if !of_mac.contains(&None) || state.count >= self.bounds.in_flight {
+            return Err(Refused::Busy);
+        }
         if !known {
             if state.count >= self.bounds.in_flight - self.bounds.in_flight / 4 {
                 return Err(Refused::Busy);
             }
-            if !familiar && !state.bucket.take(now) {
+            if !state.recent.contains(key.mac) && !state.bucket.take(now) {
                 return Err(Refused::Rate);
             }
         }
-        state.in_work.entry(key.mac).or_default().push(key);
+        let of_mac = state.in_work.entry(key.mac).or_default();
+        if let Some(free) = of_mac.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(key);
+        }
         state.count += 1;
         Ok(Permit { gate: Arc::clone(self), key, known })
     }
@@ -193,10 +192,9 @@ impl Drop for Permit {
         let mut state = self.gate.state();
         state.count = state.count.saturating_sub(1);
         if let Some(of_mac) = state.in_work.get_mut(&self.key.mac) {
-            if let Some(at) = of_mac.iter().position(|k| *k == self.key) {
-                of_mac.swap_remove(at);
-            }
-            if of_mac.is_empty() {
+            let its = of_mac.iter_mut().filter(|slot| **slot == Some(self.key));
+            its.for_each(|slot| *slot = None);
+            if of_mac.iter().all(Option::is_none) {
                 state.in_work.remove(&self.key.mac);
             }
         }

@@ -7,15 +7,15 @@ use super::{
     gate::{Gate, Permit, Refused, RequestKey},
     links::{Interface, Usable},
     others::{self, Others},
+    replies::{Asker, keep_promises, send_all, settle},
     sockets::{OpenError, Sockets},
 };
 use crate::{
-    dhcp::{self, Action, Link, MessageType, Mode, Port, Probed, Reason, Reply, Request},
+    dhcp::{self, Action, Link, MessageType, Mode, Port, Probed, Reason, Request},
     model::Mac,
     netboot::ServerAddr,
     provisioner::{Answered, Seldom},
 };
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use std::{
     collections::VecDeque,
     io,
@@ -35,6 +35,8 @@ const DATAGRAM: usize = 4_096 + 1;
 const BATCH: usize = 128;
 /// Strangers that are answered before the socket is looked at again.
 const STRANGERS: usize = 64;
+/// Replies for which the first of them waits.
+const AT_ONCE: usize = 64;
 /// Addresses probed for one request, whatever the pure part asks for.
 const PROBES: usize = 8;
 /// Before a link that failed is opened again.
@@ -49,10 +51,10 @@ pub(super) struct Served {
     pub counters: Counters,
     pub others: Others,
     interfaces: watch::Receiver<Arc<Vec<Interface>>>,
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
     state: Mutex<Result<Ipv4Addr, String>>,
     warn_bound: Seldom,
-    warn_send: Seldom,
+    pub(super) warn_send: Seldom,
     warn_open: Seldom,
     warn_conflict: Seldom,
 }
@@ -260,17 +262,22 @@ impl Served {
                 }
             }
             turn.extend(strangers.drain(..strangers.len().min(STRANGERS)));
-            let mut later = Vec::new();
+            let (mut now, mut later) = (Vec::new(), Vec::new());
             for work in turn {
                 match answer.dhcp(&link, &work.request, None) {
                     Answered { action: Action::Probe(ip), .. } => {
                         let answer = answer.clone();
                         tasks.spawn(async move { work.answer_probed(ip, &answer).await });
                     }
+                    Answered { action: Action::Reply(reply), promise: None } => now.push((work.asker, reply)),
                     Answered { action, promise: None } => work.act(action).await,
                     answered => later.push((work.asker, answered)),
                 }
+                if now.len() >= AT_ONCE {
+                    send_all(std::mem::take(&mut now)).await;
+                }
             }
+            send_all(now).await;
             if !later.is_empty() {
                 // Ends with the tasks.
                 let _ = promised.send(later);
@@ -339,50 +346,10 @@ impl Served {
     }
 }
 
-/// Whoever asked, and what answers it.
-struct Asker {
-    served: Arc<Served>,
-    sockets: Arc<Sockets>,
-    link: Arc<Link>,
-    mac: Mac,
-    permit: Permit,
-}
-
 /// One request in work.
 struct Work {
     asker: Asker,
     request: Request,
-}
-
-/// ACKs of one turn, in the order in which they were decided.
-type Turn = Vec<(Asker, Answered)>;
-
-/// Sends ACKs when their leases are on disk. Those that a slow disk holds up hold up no others.
-async fn keep_promises<A: Answer>(mut promises: mpsc::UnboundedReceiver<Turn>, answer: A) {
-    let mut waiting = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            promised = promises.recv() => match promised {
-                Some(turn) => waiting.push(settle(turn, &answer)),
-                None => break,
-            },
-            Some(()) = waiting.next() => {}
-        }
-    }
-}
-
-async fn settle<A: Answer>(turn: Turn, answer: &A) {
-    let (askers, mut answers): (Vec<_>, Vec<_>) = turn.into_iter().unzip();
-    let saved = answer.saved(&mut answers).await;
-    let turn = askers.into_iter().zip(answers);
-    if saved {
-        for (asker, answered) in turn {
-            asker.act(answered.action).await;
-        }
-        return;
-    }
-    let late = async |(asker, answered): (Asker, Answered)| asker.act(answer.late(answered).await).await;
-    turn.map(late).collect::<FuturesUnordered<_>>().collect::<()>().await;
 }
 
 impl Work {
@@ -428,38 +395,6 @@ impl Work {
                 // The interface went down: the reply could not be sent either.
                 tracing::debug!(interface = link.name, %ip, %error, "can't ask by ARP");
                 None
-            }
-        }
-    }
-}
-
-impl Asker {
-    async fn act(&self, action: Action) {
-        match action {
-            Action::Reply(reply) => self.send(reply).await,
-            Action::Silent(reason) => {
-                self.served.counters.silent(reason);
-                tracing::debug!(interface = self.link.name, mac = %self.mac, %reason, "no reply");
-            }
-            // Whoever acts on an answer has probed.
-            Action::Probe(_) => {}
-        }
-    }
-
-    async fn send(&self, reply: Reply) {
-        let counters = &self.served.counters;
-        let (interface, mac) = (&self.link.name, self.mac);
-        match self.sockets.send(self.link.port, &reply.bytes, reply.to).await {
-            Ok(()) => {
-                counters.replied(reply.kind);
-                self.served.gate.answered(mac);
-                tracing::debug!(interface, %mac, kind = ?reply.kind, yiaddr = %reply.yiaddr, to = ?reply.to, "replied");
-            }
-            Err(error) => {
-                counters.send_failed.add();
-                if self.served.warn_send.due(Instant::now()).is_some() {
-                    tracing::warn!(interface, %mac, to = ?reply.to, %error, "a DHCP reply could not be sent");
-                }
             }
         }
     }

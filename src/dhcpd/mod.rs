@@ -6,6 +6,7 @@
 //! | what is served how | `settings` |
 //! | interfaces that come, go and change | `link` (with `sys::links`) |
 //! | sockets of one link; where a reply goes | `sockets`, `frame` |
+//! | replies that wait for the disk, and that leave together | `replies` |
 //! | which requests are worked on | `gate` |
 //! | is an address taken? | `prober`, `arp` |
 //! | no IPv6 router here | `advertiser`, `ra` |
@@ -23,6 +24,7 @@ mod link;
 mod others;
 mod prober;
 pub mod ra;
+mod replies;
 mod server;
 mod settings;
 mod sockets;

@@ -90,6 +90,8 @@ pub struct Sockets {
     pub(super) watcher: Option<Watcher>,
     /// For replies to clients that have no address yet; `None` where the interface is not Ethernet.
     frames: Option<(AsyncFd<PacketSocket>, Mac)>,
+    /// Whether the kernel cuts one datagram into several.
+    cuts: bool,
 }
 
 impl Sockets {
@@ -121,7 +123,8 @@ impl Sockets {
                 watcher = Some(Watcher::open(index, mac, pace).map_err(failed("a packet socket"))?);
             }
         }
-        Ok(Sockets { server, boot_server, usable, advertiser, prober, watcher, frames })
+        let cuts = [&server, &boot_server].iter().all(|socket| sys::cut_datagrams(*socket, 0).is_ok());
+        Ok(Sockets { server, boot_server, usable, advertiser, prober, watcher, frames, cuts })
     }
 
     /// The socket of a port.
@@ -159,9 +162,18 @@ impl Sockets {
         let socket = self.of(port);
         let (from, index) = (self.usable.address, self.usable.interface.index);
         socket
-            .async_io(Interest::WRITABLE, || sys::send_udp_from(socket, bytes, to, from, index))
+            .async_io(Interest::WRITABLE, || sys::send_udp_from(socket, bytes, None, to, from, index))
             .await
             .map(|_| ())
+    }
+
+    /// Sends datagrams of `size` bytes that lie one behind the other. False where the kernel or the interface can't cut them
+    /// (checksums, or one is longer than a frame), and where they can't be sent at all: none was then.
+    pub async fn send_cut(&self, port: Port, datagrams: &[u8], size: usize, to: SocketAddrV4) -> bool {
+        let (Ok(size), true) = (u16::try_from(size), self.cuts) else { return false };
+        let (socket, from, index) = (self.of(port), self.usable.address, self.usable.interface.index);
+        let send = || sys::send_udp_from(socket, datagrams, Some(size), to, from, index);
+        socket.async_io(Interest::WRITABLE, send).await.is_ok()
     }
 
     /// `None` where it can't be sent as one frame.

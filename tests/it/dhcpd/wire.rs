@@ -2,13 +2,18 @@
 
 use super::harness::*;
 use pristine::{
-    dhcp::{Destination, Mode, Port},
+    dhcp::{Action, Destination, Mode, Port},
     dhcpd::{InterfaceSettings, LinkBounds, frame::read_udp},
     lab::Net,
     model::Mac,
     sys::{ETH_ARP, ETH_IPV4},
 };
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, UdpSocket},
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
 
 const OFFERED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 77);
 
@@ -70,6 +75,67 @@ fn a_relay_is_answered_where_it_asked_from_our_address() {
     assert!(len > 240);
     assert_eq!(from, "198.18.0.1:67".parse().unwrap());
     until("it is counted", || (service.count("offers") == 1).then_some(()));
+}
+
+/// Two relay agents, one of which asks for many machines at once, of which each third is told more.
+#[test]
+fn replies_to_one_relay_that_leave_together_arrive_one_by_one() {
+    const MANY: u32 = 200;
+    let net = Net::new().unwrap();
+    let server = net.host("server", "198.18.0.1/24").unwrap();
+    let relay = net.host("relay", "198.18.0.9/24").unwrap();
+    relay.address("eth0", "198.18.0.8/24").unwrap();
+    let wire = Wire::open(&relay, ETH_IPV4);
+    let (go, held) = mpsc::channel();
+    let held = Mutex::new(held);
+    let length = |xid: u32| if xid.is_multiple_of(3) { 400 } else { 300 };
+    let script = Script::new(move |link, req, _| {
+        if req.xid() == 0 {
+            // So that the others wait in the queue when it looks there again.
+            held.lock().unwrap().recv().unwrap();
+        }
+        let to = Destination::Relay(at(req.giaddr().octets(), 67));
+        let mut action = reply(link, req, OFFERED, to);
+        if let Action::Reply(reply) = &mut action {
+            reply.bytes.resize(length(req.xid()), 0);
+        }
+        action
+    });
+    let service = Service::start(&server, eth0(), script);
+    relay
+        .enter(|| {
+            let [busy, idle] = [9, 8].map(|n| {
+                let giaddr = Ipv4Addr::new(198, 18, 0, n);
+                let socket = std::net::UdpSocket::bind((giaddr, 67)).unwrap();
+                socket.set_read_timeout(Some(BOUND)).unwrap();
+                (giaddr, socket)
+            });
+            let asks = |(giaddr, socket): &(Ipv4Addr, UdpSocket), xid: u32| {
+                let [.., a, b] = xid.to_be_bytes();
+                let request = discover(Mac([2, 0, 0, 0, a, b]), xid, *giaddr);
+                socket.send_to(&request, "198.18.0.1:67").unwrap();
+            };
+            (0..MANY).for_each(|xid| asks(&busy, xid));
+            (MANY..MANY + 3).for_each(|xid| asks(&idle, xid));
+            go.send(()).unwrap();
+            let answered = |(_, socket): &(Ipv4Addr, UdpSocket), count: usize| {
+                let mut buffer = [0; 9_000];
+                let mut next = || {
+                    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+                    assert_eq!(from, "198.18.0.1:67".parse().unwrap());
+                    let xid = u32::from_be_bytes(buffer[4..8].try_into().unwrap());
+                    assert_eq!((len, &buffer[32..34]), (length(xid), &xid.to_be_bytes()[2..]), "{xid}");
+                    xid
+                };
+                (0..count).map(|_| next()).collect::<BTreeSet<u32>>()
+            };
+            assert_eq!(answered(&busy, MANY as usize), (0..MANY).collect());
+            assert_eq!(answered(&idle, 3), (MANY..MANY + 3).collect());
+        })
+        .unwrap();
+    until("all are counted", || (service.count("offers") == u64::from(MANY) + 3).then_some(()));
+    let longer_than_a_frame = |frame: &[u8]| (frame.len() > 1_514).then_some(());
+    wire.recv("many replies in one", longer_than_a_frame);
 }
 
 #[test]
