@@ -1,4 +1,4 @@
-use super::senders::{self, Sent};
+use super::senders::{self, Sent, Threads};
 use crate::{
     store::{content::Content, mapped::Place},
     sys::registered_for,
@@ -19,7 +19,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
-    runtime::Handle,
     task::JoinHandle,
     time::{Instant, Sleep, sleep_until},
 };
@@ -103,7 +102,7 @@ enum Waits {
 pub(super) struct Guarded {
     /// Looked at for what the client sends; for room to send only where there is none.
     socket: AsyncFd<Arc<TcpStream>>,
-    senders: Handle,
+    senders: Threads,
     waits: Option<Waits>,
     pace: Pace,
     state: Arc<ConnState>,
@@ -118,7 +117,7 @@ impl Guarded {
     /// Of a socket that doesn't block.
     pub(super) fn new(
         socket: TcpStream,
-        senders: &Handle,
+        senders: &Threads,
         pace: Pace,
         state: Arc<ConnState>,
     ) -> io::Result<Guarded> {

@@ -10,6 +10,7 @@ mod admission;
 mod blobs;
 mod body;
 mod boot;
+mod disk_turns;
 mod guard;
 mod machines;
 mod range;

@@ -4,7 +4,7 @@ use super::{
     rate::Rate,
     router::{App, Conn, plain, router, tidy},
     seats::{Busy, Seat, Seats},
-    senders::Senders,
+    senders::{Senders, Threads},
 };
 use crate::{netboot::ServerAddr, store::ImageStore};
 use axum::{
@@ -30,7 +30,6 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
@@ -110,7 +109,7 @@ struct Shared {
     slots: Arc<Semaphore>,
     seats: Arc<Seats>,
     peers: Peers,
-    senders: Handle,
+    senders: Threads,
     stop: watch::Receiver<bool>,
 }
 
@@ -171,7 +170,7 @@ impl Server {
             router: router(Arc::new(app)),
             seats: Arc::default(),
             peers: Peers::default(),
-            senders: senders.handle()?,
+            senders: senders.threads()?,
             stop: shutdown,
         };
         let mut listeners = JoinSet::new();

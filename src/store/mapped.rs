@@ -73,6 +73,12 @@ impl Mapped {
         within.then_some(offset as u64)
     }
 
+    /// Whether the byte at `at` would be read without the disk, as far as one can tell.
+    pub fn is_in_memory(&self, at: u64) -> bool {
+        let Mapped::Map { map, .. } = self else { return true };
+        usize::try_from(at).is_ok_and(|at| sys::is_in_memory(map, at))
+    }
+
     /// `range` as it is mapped; `None` where mapping fails. Whoever looks at its bytes may wait for the disk; to have the
     /// kernel send them is no look.
     pub fn unread(&self, range: &Range<u64>) -> Option<Bytes> {
@@ -174,6 +180,24 @@ mod tests {
             && map.advise_range(Advice::PopulateRead, 0, 1).is_ok()
         {
             assert!(mapped.load(0..SIZE).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_in_memory_is_told_from_what_is_on_the_disk() {
+        let dir = TempDir::new();
+        let (file, _) = file(&dir);
+        let mapped = Mapped::new(file.try_clone().unwrap(), SIZE);
+        assert!(mapped.is_in_memory(0) && mapped.is_in_memory(SIZE - 1), "it was just written");
+        assert!(mapped.is_in_memory(SIZE + (1 << 20)), "nobody knows");
+        file.sync_all().unwrap();
+        let magic = rustix::fs::fstatfs(&file).unwrap().f_type;
+        // A folder in memory has no disk.
+        if magic != libc::TMPFS_MAGIC {
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            assert!(!mapped.is_in_memory(0) && !mapped.is_in_memory(SIZE - 1));
+            mapped.load(0..1).unwrap();
+            assert!(mapped.is_in_memory(0));
         }
     }
 
