@@ -25,7 +25,7 @@ pub(super) struct BootPart {
 /// `None` where there is nothing to boot.
 pub(super) fn boot_part(ctx: &Ctx<'_>) -> Option<BootPart> {
     let server = ctx.link.server;
-    let kind = ctx.client.kind;
+    let kind = ctx.kind;
     let plain = |file: &str| file.trim_start_matches(['/', '\\']).to_owned();
     let (text, by_tftp) = match (kind, ctx.boot) {
         (_, NbpAnswer::AddressOnly) => return None,

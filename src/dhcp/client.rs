@@ -22,11 +22,10 @@ pub const PROBE_CLASS: &[u8] = b"pristine-probe";
 impl Request {
     /// Who asks, as far as the packet tells.
     pub fn boot_client(&self) -> BootClient {
-        let arch = self.client_arch();
         BootClient {
             mac: self.mac,
-            kind: self.kind(arch),
-            arch,
+            kind: self.client_kind(),
+            arch: self.client_arch(),
             uuid: self.uuid(),
             hostname: self.hostname(),
         }
@@ -45,7 +44,8 @@ impl Request {
         self.has_user_class(PROBE_CLASS)
     }
 
-    fn kind(&self, arch: Option<ClientArch>) -> ClientKind {
+    /// What program asks.
+    pub(super) fn client_kind(&self) -> ClientKind {
         let vendor = self.options.get(60).unwrap_or_default();
         let features = self.options.get(175);
         let ours = self.has_user_class(OUR_CLASS);
@@ -62,7 +62,7 @@ impl Request {
             ClientKind::Firmware(BootMethod::Http)
         } else if vendor.starts_with(b"PXEClient") {
             let [a, b, c, ..] = self.mac.0;
-            match arch {
+            match self.client_arch() {
                 Some(ClientArch::Bios) if RASPBERRY.contains(&[a, b, c]) => ClientKind::RaspberryPi,
                 _ => ClientKind::Firmware(BootMethod::Pxe),
             }

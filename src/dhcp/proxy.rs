@@ -5,7 +5,7 @@ use super::{MessageType, Outcome, Reason, ReplyKind, reply, respond::Ctx};
 use crate::model::ClientKind;
 
 fn boots(ctx: &Ctx<'_>) -> bool {
-    matches!(ctx.client.kind, ClientKind::Firmware(_) | ClientKind::Ipxe(_) | ClientKind::RaspberryPi)
+    matches!(ctx.kind, ClientKind::Firmware(_) | ClientKind::Ipxe(_) | ClientKind::RaspberryPi)
 }
 
 /// Port 67 in proxy mode: an offer without an address to a client that boots, nothing to others.

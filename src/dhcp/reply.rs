@@ -209,7 +209,7 @@ fn configuration(draft: &mut Draft, ctx: &Ctx<'_>, subnet: &Subnet, addr: Option
     }
     for option in &subnet.options {
         // Firmware reads meaning into these; a vendor's options are for its own devices.
-        let for_boot = matches!(option.code, 43 | 60) && ctx.client.kind != ClientKind::Other;
+        let for_boot = matches!(option.code, 43 | 60) && ctx.kind != ClientKind::Other;
         if !for_boot && (option.always || wants(option.code)) {
             draft.spare(option.code, option.value());
         }

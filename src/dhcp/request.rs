@@ -141,7 +141,7 @@ fn acknowledge(
         mac: asker.mac,
         state: LeaseState::Bound,
         expires: now + i64::from(ctx.lease_seconds(subnet)) * 1_000,
-        hostname: ctx.client.hostname.clone(),
+        hostname: ctx.req.hostname(),
     };
     changes.push(leases.put(lease, now));
     Outcome { action: reply::lease(ctx, subnet, ReplyKind::Ack, addr), changes }

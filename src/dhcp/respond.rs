@@ -9,7 +9,7 @@ use super::{
     proxy, reply, request,
 };
 use crate::{
-    model::{BootClient, Change, ClientKey, ClientKind, Lease, LeaseState, Mac, Millis},
+    model::{Change, ClientKey, ClientKind, Lease, LeaseState, Mac, Millis},
     netboot::NbpAnswer,
 };
 use std::net::Ipv4Addr;
@@ -27,7 +27,7 @@ pub(super) struct Ctx<'a> {
     pub(super) link: &'a Link,
     pub(super) req: &'a Request,
     pub(super) boot: &'a NbpAnswer,
-    pub(super) client: BootClient,
+    pub(super) kind: ClientKind,
     pub(super) now: Millis,
 }
 
@@ -83,7 +83,7 @@ pub fn respond(
         return Outcome::silent(Reason::Off);
     }
     let Some(message) = req.message_type() else { return Outcome::silent(Reason::NotDhcp) };
-    let ctx = Ctx { site, link, req, boot, client: req.boot_client(), now };
+    let ctx = Ctx { site, link, req, boot, kind: req.client_kind(), now };
     match (link.port, link.mode) {
         (Port::BootServer4011, _) => return proxy::boot_server(&ctx, message),
         (Port::Server67, Mode::Proxy) => return proxy::beside_another_server(&ctx, message),
@@ -92,7 +92,7 @@ pub fn respond(
     let ctx = Ctx { now: leases.advance(site, link.server.ip, now), ..ctx };
     let Some(subnet) = ctx.subnet() else { return Outcome::silent(Reason::NoSubnet) };
     let key = req.client_key();
-    let os = ctx.client.kind == ClientKind::Other && is_os_id(&key, req.mac());
+    let os = ctx.kind == ClientKind::Other && is_os_id(&key, req.mac());
     let asker = Asker {
         mac: req.mac(),
         key,

@@ -93,8 +93,8 @@ fn relay(reply: &Reply) -> Option<SocketAddrV4> {
 async fn leave_together(replies: &[(Asker, Reply)]) -> bool {
     let Some((asker, reply)) = replies.first() else { return false };
     let Some(to) = relay(reply) else { return false };
-    let bytes: Vec<u8> = replies.iter().flat_map(|(_, reply)| reply.bytes.iter().copied()).collect();
-    asker.sockets.send_cut(asker.link.port, &bytes, reply.bytes.len(), to).await
+    let all: Vec<&[u8]> = replies.iter().map(|(_, reply)| reply.bytes.as_slice()).collect();
+    asker.sockets.send_cut(asker.link.port, &all.concat(), reply.bytes.len(), to).await
 }
 
 impl Asker {
