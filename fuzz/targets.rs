@@ -5,7 +5,7 @@
 
 mod commands;
 
-pub use commands::{commands, is_plain};
+pub use commands::{commands, is_plain, loads, loads_with};
 use dhcproto::{Decodable as _, Decoder, v4};
 use pristine::{
     dhcp::{self, Action, Bounds, Leases, Link, Mode, Port, Probed, Reply, Site, Subnet},
@@ -292,7 +292,7 @@ pub fn template(data: &[u8]) {
     for (theirs, ours) in pairs {
         let (theirs, ours) = (boot_script(&input(&evil, theirs, &[])), boot_script(&input(&good, ours, &[])));
         if let (Ok(theirs), Ok(ours)) = (theirs, ours) {
-            same_commands(&theirs, &ours);
+            same(&theirs, &ours);
         }
     }
     // An operator's command line and arguments are checked, and refused where they could be more than that.
@@ -302,6 +302,20 @@ pub fn template(data: &[u8]) {
         let plain = boot_script(&input(&good, ScriptTarget::Image(&image), &[])).unwrap();
         same_commands(&script, &plain);
     }
+    // An argument is one word of the kernel's, whatever is in it.
+    if let Ok(script) = boot_script(&input(&good, ScriptTarget::Image(&image), &args)) {
+        // Ours stays away where the operator says something of panics.
+        let plain = if args[0].starts_with("panic=") { "panic=1" } else { "one=word" };
+        let with_plain =
+            boot_script(&input(&good, ScriptTarget::Image(&image), &[plain.to_owned()])).unwrap();
+        assert_eq!(loads(&script), loads_with(&with_plain, plain, &args[0]), "{script}");
+    }
+}
+
+/// A machine's words are on no line that loads anything.
+fn same(one: &str, other: &str) {
+    same_commands(one, other);
+    assert_eq!(loads(one), loads(other), "{one}");
 }
 
 fn same_commands(one: &str, other: &str) {

@@ -102,9 +102,9 @@ pub struct Fleet {
     /// Seconds over which they power on
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     storm: u32,
-    /// Fetch roots and their trees whole, not only their end, and hash them
+    /// Fetch kernel, initramfs, tree and root whole, not only their end, and hash them
     #[arg(long)]
-    whole_roots: bool,
+    whole_blobs: bool,
     /// Image that all begin with
     #[arg(long, value_name = "NAME:VERSION", default_value = "tiny:1")]
     image: crate::model::Tag,
@@ -154,7 +154,7 @@ impl Fleet {
             loss: self.loss,
             speed: self.speed,
             storm: seconds(self.storm),
-            whole_roots: self.whole_roots,
+            whole_blobs: self.whole_blobs,
             from: self.image,
             to: self.to,
             in_flight: (self.in_flight, self.in_flight_per_rack),

@@ -86,8 +86,8 @@ pub struct Options {
     pub speed: f64,
     /// Time over which machines power on.
     pub storm: Duration,
-    /// Fetch roots and their trees whole, and hash them.
-    pub whole_roots: bool,
+    /// Fetch kernel, initramfs, tree and root whole, and hash them.
+    pub whole_blobs: bool,
     /// Image that all begin with.
     pub from: Tag,
     /// Image that a rollout moves them to; none: only the storm.
@@ -128,10 +128,10 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<Tally, LabError> {
     let mut kills = Kills::new(if options.to.is_none() { options.kills } else { 0 }, machines, timeline);
     while crew.running() > 0 || crew.settled() < fleet.len() {
         bound.step(|| "all machines to be up".to_owned())?;
-        kills.where_due(crew.settled(), &mut site)?;
+        kills.where_due(crew.settled(), &crew, &mut site)?;
     }
     tally.storm(began.elapsed(), &crew.take());
-    tally.killed(kills.made, kills.last.elapsed());
+    tally.killed(kills.made, kills.amid, kills.last.elapsed());
     timeline.say(&tally.to_string());
     if let Some(to) = &options.to {
         site.roll(options, to, &crew, timeline, bound, &mut tally)?;
@@ -168,6 +168,8 @@ struct Kills<'a> {
     wanted: u32,
     machines: u32,
     made: u32,
+    /// Machines that were booting at a kill: the fewest.
+    amid: usize,
     /// When it was started last.
     last: Instant,
     timeline: &'a Timeline,
@@ -175,14 +177,15 @@ struct Kills<'a> {
 
 impl Kills<'_> {
     fn new(wanted: u32, machines: u32, timeline: &Timeline) -> Kills<'_> {
-        Kills { wanted, machines, made: 0, last: Instant::now(), timeline }
+        Kills { wanted, machines, made: 0, amid: usize::MAX, last: Instant::now(), timeline }
     }
 
     /// One kill where it is due with so many machines through; true where it was.
-    fn where_due(&mut self, through: usize, site: &mut Site) -> Result<bool, LabError> {
+    fn where_due(&mut self, through: usize, crew: &Crew, site: &mut Site) -> Result<bool, LabError> {
         let due = through as u64 * (u64::from(self.wanted) + 1) / u64::from(self.machines.max(1));
         let is_due = u64::from(self.made) < due.min(self.wanted.into());
         if is_due {
+            self.amid = self.amid.min(crew.running());
             site.service.kill();
             site.service.run(&site.server)?;
             (self.made, self.last) = (self.made + 1, Instant::now());
@@ -393,7 +396,7 @@ impl Site {
                 }
             }
             let over = machines.iter().filter_map(|m| m.part.as_ref()).filter(|p| p.phase.is_over()).count();
-            if kills.where_due(over, self)? {
+            if kills.where_due(over, crew, self)? {
                 continue;
             }
             let view: RolloutView = self.ask(|client| client.rollout(ROLLOUT))?;
@@ -401,7 +404,7 @@ impl Site {
                 RolloutState::Running => {}
                 RolloutState::Done if crew.running() == 0 => {
                     tally.rollout(began.elapsed());
-                    tally.killed(kills.made, kills.last.elapsed());
+                    tally.killed(kills.made, kills.amid, kills.last.elapsed());
                     return Ok(());
                 }
                 RolloutState::Done => {}

@@ -9,7 +9,7 @@ use crate::model::{
     Arch, AttemptId, BlobRef, BootClient, BootMethod, BootTarget, ClientArch, ClientKind, Digest, Image,
     IpxeFeatures, Mac, Machine, Manifest, RootFs, Verity,
 };
-use commands::{commands, is_plain};
+use commands::{commands, is_plain, loads, loads_with};
 use proptest::prelude::*;
 
 const SERVER: ServerAddr = ServerAddr { ip: std::net::Ipv4Addr::new(198, 18, 0, 1), http_port: 8080 };
@@ -436,7 +436,22 @@ proptest! {
             let script = boot_script(&input(&evil, target)).unwrap();
             let good = boot_script(&input(&machine(), target_of_good)).unwrap();
             prop_assert_eq!(commands(&script), commands(&good));
+            prop_assert_eq!(loads(&script), loads(&good));
             prop_assert!(script.bytes().all(is_plain));
+        }
+    }
+
+    #[test]
+    fn a_kernel_argument_is_one_word_of_the_kernels(word in hostile()) {
+        let (machine, image) = (machine(), image("quiet"));
+        let with = |word: &str| {
+            let args = [word.to_owned()];
+            boot_script(&ScriptInput { args: &args, ..input(&machine, ScriptTarget::Image(&image)) })
+        };
+        if let Ok(script) = with(&word) {
+            let good = with("one=word").unwrap();
+            prop_assert_eq!(commands(&script), commands(&good));
+            prop_assert_eq!(loads(&script), loads_with(&good, "one=word", &word));
         }
     }
 

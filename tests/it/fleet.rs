@@ -25,7 +25,7 @@ fn fleet() -> Tally {
         loss: 0.01,
         speed: 200.0,
         storm: Duration::from_secs(2),
-        whole_roots: false,
+        whole_blobs: false,
         from: "tiny:1".parse().unwrap(),
         to: Some("tiny:2".parse().unwrap()),
         in_flight: (40, 8),

@@ -62,7 +62,7 @@ impl Crew {
             port: PORT,
             fates,
             speed: options.speed,
-            whole_roots: options.whole_roots,
+            whole_blobs: options.whole_blobs,
         });
         let record = Arc::<Record>::default();
         let power = fleet

@@ -42,8 +42,8 @@ pub struct World {
     pub fates: Fates,
     /// How much faster than real its delays pass.
     pub speed: f64,
-    /// Fetch roots and their trees whole, not only their end, and hash them.
-    pub whole_roots: bool,
+    /// Fetch kernel, initramfs, tree and root whole, not only their end, and hash them.
+    pub whole_blobs: bool,
 }
 
 /// How a boot ended.
@@ -123,8 +123,9 @@ impl Boot<'_> {
         let attempt = script.word("pristine.boot=").ok_or(Step::Script)?;
         let image = script.word("pristine.image=").ok_or(Step::Script)?;
         let image: Digest = image.trim_start_matches("sha256:").parse().map_err(|_| Step::Script)?;
+        let whole = self.world.whole_blobs;
         for path in std::iter::once(kernel).chain(script.urls("initrd ")) {
-            self.get(path, Some(TAIL), None, Step::Kernel).await?;
+            self.get(path, (!whole).then_some(TAIL), None, Step::Kernel).await?;
         }
         self.pause("kernel", KERNEL).await;
 
@@ -136,7 +137,7 @@ impl Boot<'_> {
         let bytes = self.get(&format!("/blobs/{image}{query}"), None, None, Step::Root).await?.body;
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|_| Step::Root)?;
         let root = manifest.rootfs.ok_or(Step::Root)?;
-        let tail = |size: u64| (!self.world.whole_roots).then_some(TAIL.min(size));
+        let tail = |size: u64| (!whole).then_some(TAIL.min(size));
         let path = format!("/blobs/{}{query}", root.verity.tree.digest);
         self.get(&path, tail(root.verity.tree.size), None, Step::Root).await?;
         let asked = Instant::now();

@@ -21,6 +21,7 @@ pub struct Tally {
     rollout: Option<Boots>,
     rollout_took: Duration,
     kills: u32,
+    amid: usize,
     after_kill: Duration,
     looks: u64,
     most: (u32, u32),
@@ -84,9 +85,10 @@ impl Tally {
         self.rollout_took = wall;
     }
 
-    /// The service was killed so often; all was over so long after the last time that it was started again.
-    pub(super) fn killed(&mut self, kills: u32, after: Duration) {
-        (self.kills, self.after_kill) = (kills, after);
+    /// The service was killed so often, amid so many boots at least; all was over so long after the last time that it was
+    /// started again.
+    pub(super) fn killed(&mut self, kills: u32, amid: usize, after: Duration) {
+        (self.kills, self.amid, self.after_kill) = (kills, amid, after);
     }
 
     pub(super) fn rollout_boots(&mut self, boots: &[Boot]) {
@@ -119,6 +121,11 @@ impl Tally {
         self.kills
     }
 
+    /// Machines that were booting at each kill, at least.
+    pub fn amid(&self) -> usize {
+        self.amid
+    }
+
     /// From the last start after a kill until all was over.
     pub fn after_kill(&self) -> Duration {
         self.after_kill
@@ -128,6 +135,12 @@ impl Tally {
     pub fn wrong_hashes(&self) -> u32 {
         let all = [&self.storm, &self.rollout].into_iter().flatten();
         all.filter_map(|boots| boots.ends.get(&End::Unanswered(Step::Hash))).sum()
+    }
+
+    /// Boots of the storm that ended otherwise than healthy.
+    pub fn broken(&self) -> u32 {
+        let ends = self.storm.iter().flat_map(|boots| &boots.ends);
+        ends.filter(|(end, _)| **end != End::Healthy).map(|(_, count)| count).sum()
     }
 
     /// Machines that got healthy in the storm.

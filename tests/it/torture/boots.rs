@@ -11,7 +11,7 @@ use super::{
 use crate::{
     boots::settings,
     dhcpd::harness::until,
-    fuzz::targets::{commands, is_plain},
+    fuzz::targets::{commands, is_plain, loads, loads_with},
 };
 use pristine::{
     client::Client,
@@ -42,8 +42,12 @@ fn script(host: &Host, mac: Mac, more: &str) -> String {
 
 /// The token of the boot that a script begins.
 pub fn token(script: &str) -> Option<String> {
-    let rest = script.split("pristine.token=").nth(1)?;
-    Some(rest.split_whitespace().next()?.to_owned())
+    value(script, "pristine.token=").map(str::to_owned)
+}
+
+/// What a script has the kernel told behind this.
+pub fn value<'a>(script: &'a str, key: &str) -> Option<&'a str> {
+    script.split(key).nth(1)?.split_whitespace().next()
 }
 
 fn tell(host: &Host, path: &str, token: &str, body: &str) -> (u16, String) {
@@ -137,6 +141,7 @@ fn hostile_words_of_machines_become_no_commands() {
         "${net0/ip}",
         "&&",
         " || ",
+        " init=/bin/sh",
         ";",
         "\n",
         "\r\nshell\n",
@@ -155,7 +160,7 @@ fn hostile_words_of_machines_become_no_commands() {
         let made: String = (0..6).map(|_| words[junk.next() as usize % words.len()]).collect();
         let encoded: String = made.bytes().map(|b| format!("%{b:02x}")).collect();
         let said = script(&host, mac, &format!("&serial={encoded}&manufacturer={encoded}&product={encoded}"));
-        row.holds(same(&said, &good), || format!("{made:?}: {said}"));
+        row.holds(same(&said, &good, FINE), || format!("{made:?}: {said}"));
         let mut asker = Asker::on(&host);
         let (name, class) = (option(12, made.as_bytes()), option(77, made.as_bytes()));
         let answer = asker.ask(&[&[53, 1, 1], &name, &class, &option(60, b"PXEClient")], BOUND);
@@ -175,17 +180,17 @@ fn hostile_words_of_machines_become_no_commands() {
     };
     let hostname =
         |word: &str| patch(MachinePatch { hostname: Some(Some(word.to_owned())), ..MachinePatch::default() });
-    assert!(labelled("fine") && args("word=fine"));
+    assert!(labelled("fine") && args(FINE));
     let good = script(&host, mac, "");
-    assert!(token(&good).is_some() && good.contains(" word=fine "), "{good}");
+    assert!(token(&good).is_some() && loads(&good).concat().contains(&FINE.to_owned()), "{good}");
     let by_label = "word={{ label.word }}";
     let ways: [Way<'_>; 4] = [
-        ("a host name", &hostname),
-        ("a kernel argument", &args),
-        ("a label in a kernel argument", &|word| args(by_label) && labelled(word)),
-        ("a label", &|word| args("word=fine") && labelled(word)),
+        ("a host name", &hostname, FINE),
+        ("a kernel argument", &args, "{}"),
+        ("a label in a kernel argument", &|word| args(by_label) && labelled(word), "word={}"),
+        ("a label", &|word| args(FINE) && labelled(word), FINE),
     ];
-    for (what, set) in ways {
+    for (what, set, argument) in ways {
         let (mut taken, mut refused) = (0, 0);
         for n in 0..times(20, 500) {
             // Now and then one that is nothing but a word.
@@ -197,7 +202,8 @@ fn hostile_words_of_machines_become_no_commands() {
             match &said {
                 Some(said) if token(said).is_some() => {
                     taken += 1;
-                    row.holds(same(said, &good), || format!("{what} {word:?}: {said}"));
+                    let argument = argument.replace("{}", &word);
+                    row.holds(same(said, &good, &argument), || format!("{what} {word:?}: {said}"));
                 }
                 said => {
                     refused += 1;
@@ -213,12 +219,24 @@ fn hostile_words_of_machines_become_no_commands() {
     row.end();
 }
 
-/// What an operator sets, and how: false where that is refused.
-type Way<'a> = (&'a str, &'a dyn Fn(&str) -> bool);
+/// The kernel argument that says nothing.
+const FINE: &str = "word=fine";
 
-/// Whether iPXE would do the same by both, and show them on any console.
-fn same(one: &str, other: &str) -> bool {
-    one.bytes().all(is_plain) && commands(one) == commands(other)
+/// What an operator sets, and how: false where that is refused. And the one kernel argument that comes of it.
+type Way<'a> = (&'a str, &'a dyn Fn(&str) -> bool, &'a str);
+
+/// Whether iPXE would do the same by both, show them on any console, and load the same with the same words for the
+/// kernel, but for that argument.
+fn same(one: &str, other: &str, argument: &str) -> bool {
+    let (loaded, wanted) = (loads(&of_any_boot(one)), loads_with(&of_any_boot(other), FINE, argument));
+    one.bytes().all(is_plain) && commands(one) == commands(other) && loaded == wanted
+}
+
+/// A script without what tells one boot from another.
+fn of_any_boot(script: &str) -> String {
+    let own =
+        ["pristine.token=", "pristine.boot="].into_iter().filter_map(|key| Some((value(script, key)?, key)));
+    own.fold(script.to_owned(), |script, (value, key)| script.replace(value, key))
 }
 
 /// How long a stranger waits for an address.
@@ -293,7 +311,7 @@ fn boots_finish_over_a_restart_in_their_middle() {
         speed: 200.0,
         storm: Duration::from_secs(1),
         // Each is hashed.
-        whole_roots: true,
+        whole_blobs: true,
         from: "tiny:1".parse().unwrap(),
         to: None,
         in_flight: (0, 0),
@@ -304,6 +322,8 @@ fn boots_finish_over_a_restart_in_their_middle() {
     let tally = run(&options, &Timeline::default()).unwrap();
     eprintln!("{tally}");
     row.holds(tally.up() == machines, || format!("not all are up: {tally}"));
+    row.holds(tally.broken() == 0, || format!("boots broke: {tally}"));
+    row.holds(tally.amid() > 0, || format!("nobody was booting at a kill: {tally}"));
     row.holds(tally.wrong_hashes() == 0, || format!("wrong hashes: {tally}"));
     row.holds(tally.kills() == kills, || format!("it was not killed: {tally}"));
     row.holds(tally.after_kill() < Duration::from_secs(60), || format!("too late: {tally}"));
@@ -338,7 +358,7 @@ fn boots_finish_over_a_line_that_loses_and_doubles_packets() {
         let mut nft = site.net.command("nft");
         nft.arg(format!(
             "add table netdev twice; add chain netdev twice {port} {{ type filter hook ingress device {port} priority 0; }}; \
-             add rule netdev twice {port} numgen random mod 50 0 counter dup to {server}"
+             add rule netdev twice {port} numgen inc mod 50 0 counter dup to {server}"
         ));
         assert!(output_within(nft, BOUND).unwrap().status.success());
         steps(&mut row, &host);
@@ -347,9 +367,18 @@ fn boots_finish_over_a_line_that_loses_and_doubles_packets() {
     let mut nft = site.net.command("nft");
     nft.args(["list", "chain", "bridge", "bad", "line"]);
     let rules = String::from_utf8(output_within(nft, BOUND).unwrap().stdout).unwrap();
-    let lost = rules.split("packets ").nth(1).and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-    eprintln!("{lost:?} frames were lost");
-    row.holds(lost.is_some_and(|lost| lost > 20), || format!("too few frames were lost: {rules}"));
+    let counted = |rules: &str| {
+        let counters = rules.split("packets ").skip(1);
+        counters.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let lost = counted(&rules);
+    let mut nft = site.net.command("nft");
+    nft.args(["list", "table", "netdev", "twice"]);
+    let twins = String::from_utf8(output_within(nft, BOUND).unwrap().stdout).unwrap();
+    let twice = counted(&twins);
+    eprintln!("{lost} frames were lost, {twice} came twice");
+    row.holds(lost > 20, || format!("too few frames were lost: {rules}"));
+    row.holds(twice >= times(2, 24), || format!("too few frames came twice: {twins}"));
     row.end();
 }
 
@@ -362,8 +391,7 @@ fn steps(row: &mut Row, host: &Host) {
     row.holds(super::tftp::read(host, 1).is_some_and(|(got, _)| got == file), || "TFTP".into());
     let begun = script(host, asker.mac(), "");
     row.holds(token(&begun).is_some(), || begun.clone());
-    let image = begun.split("pristine.image=").nth(1).unwrap().split_whitespace().next().unwrap();
-    let image: Digest = image.parse().unwrap();
+    let image: Digest = value(&begun, "pristine.image=").unwrap().parse().unwrap();
     let blob = |digest: Digest| {
         let body = fetch(host, HTTP, &format!("/blobs/{digest}"));
         body.filter(|body| Digest::of(body) == digest)

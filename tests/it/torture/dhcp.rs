@@ -27,15 +27,15 @@ fn an_address_that_somebody_has_is_not_offered_and_a_declined_one_rests() {
     let mut row = Row::new("a squatter on an address");
     let mut declined = Row::new("DECLINE");
     let clients = times(4, 40);
-    // As many addresses as the squatter and the clients use up: each is looked at.
+    // Every second address is squatted, and all the others are used up: each is looked at.
     let mut site = Site::up(&format!(
         "[[subnet]]\nnetwork = \"198.18.0.0/16\"\npools = [\"198.18.7.1-198.18.7.{}\"]\n\
          [bounds]\nknown_reserve_percent = 0\n",
-        clients + 2
+        2 * clients
     ));
-    let squatter = site.net.host("squatter", "198.18.7.1/16").unwrap();
-    squatter.address("eth0", "198.18.7.2/16").unwrap();
-    let squatted = [Ipv4Addr::new(198, 18, 7, 1), Ipv4Addr::new(198, 18, 7, 2)];
+    let squatted: Vec<_> = (1..=clients as u8).map(|n| Ipv4Addr::new(198, 18, 7, 2 * n - 1)).collect();
+    let squatter = site.net.host("squatter", &format!("{}/16", squatted[0])).unwrap();
+    squatted[1..].iter().for_each(|addr| squatter.address("eth0", &format!("{addr}/16")).unwrap());
     let host = site.net.client().unwrap();
     let mut gone: Vec<Ipv4Addr> = Vec::new();
     let bound = Duration::from_secs(5);
@@ -51,7 +51,6 @@ fn an_address_that_somebody_has_is_not_offered_and_a_declined_one_rests() {
             declined.holds(!gone.contains(&offered), || format!("{offered} was declined"));
             asker.request(offered, bound)
         });
-        row.made(1);
         if n < clients {
             let (addr, server) = (option(50, &got.octets()), option(54, &SERVER.octets()));
             asker.ask(&[&[53, 1, 4], &addr, &server], Duration::ZERO);
@@ -60,8 +59,15 @@ fn an_address_that_somebody_has_is_not_offered_and_a_declined_one_rests() {
             declined.made(1);
         }
     }
+    for addr in &squatted {
+        row.holds(rests(&site, *addr), || format!("{addr} is squatted, and nobody found out"));
+        row.made(1);
+    }
     site.service.kill();
     site.service.run(&site.server).unwrap();
+    for addr in &squatted {
+        row.holds(rests(&site, *addr), || format!("{addr} is squatted, which a kill made forgotten"));
+    }
     for addr in &gone {
         declined.holds(rests(&site, *addr), || format!("{addr} rests no more after a kill"));
     }
@@ -78,17 +84,24 @@ fn a_second_server_is_an_alarm_within_ten_seconds_and_keeps_its_clients() {
     let site = Site::up("");
     let mut asker = Asker::on(&site.net.client().unwrap());
     let other = site.net.host("other", "198.18.0.9/16").unwrap();
+    let alarmed = || site.alarms().iter().any(|a| a.contains("198.18.0.9"));
+    row.holds(!alarmed(), || "an alarm before there is another server".into());
     let _dnsmasq = Dnsmasq::start(&other);
     // Machines ask as they do: none has chosen yet.
     let began = Instant::now();
     until("the alarm", || {
         asker.discover(Duration::from_millis(300));
-        site.alarms().iter().any(|a| a.contains("198.18.0.9")).then_some(())
+        alarmed().then_some(())
     });
     let took = began.elapsed();
     row.holds(took < Duration::from_secs(10), || format!("the alarm came after {took:?}"));
-    let mut heard = 0;
-    for _ in 0..times(5, 100) {
+    let counted = |what: &str| {
+        let status = site.api(Client::status).unwrap();
+        status.counters["dhcp"][0]["counts"][what].as_u64().unwrap()
+    };
+    let (before, answered) = (counted("other_server"), [counted("acks"), counted("naks")]);
+    let (mut heard, tries) = (0, times(5, 100));
+    for _ in 0..tries {
         // A client that chose the other: not ours to answer.
         let (addr, server) = (option(50, &[198, 18, 0, 20]), option(54, &[198, 18, 0, 9]));
         let replies = asker.ask_all(&[&[53, 1, 3], &addr, &server], Duration::from_millis(300));
@@ -100,6 +113,10 @@ fn a_second_server_is_an_alarm_within_ten_seconds_and_keeps_its_clients() {
         row.made(1);
     }
     row.holds(heard > 0, || "not even the other server was heard".into());
+    // Nor does it answer one late.
+    until("all of them are read", || (counted("other_server") >= before + tries).then_some(()));
+    let now = [counted("acks"), counted("naks")];
+    row.holds(now == answered, || format!("ACKs and NAKs: {answered:?} before, {now:?} after"));
     row.end();
 }
 
@@ -204,6 +221,16 @@ fn packets_cut_at_every_byte_and_changed_at_random_hurt_nobody() {
     row.end();
 }
 
+/// What becomes of a link, and whether for long.
+const FAULTS: [(&str, bool); 6] = [
+    ("down", false),
+    ("readdressed", false),
+    ("removed", false),
+    ("down", true),
+    ("readdressed", true),
+    ("removed", true),
+];
+
 #[test]
 fn a_link_that_goes_or_changes_is_served_again_at_once() {
     let mut row = Row::new("interface down, readdressed, removed and recreated");
@@ -214,19 +241,27 @@ fn a_link_that_goes_or_changes_is_served_again_at_once() {
     let file = std::fs::read(nbps().join("snponly.efi")).unwrap();
     let bound = times(Duration::from_secs(15), Duration::from_secs(2));
     for _ in 0..times(1, 20) {
-        for fault in ["down", "readdressed", "removed"] {
+        for (fault, long) in FAULTS {
             until("an answer before", || asker.discover(Duration::from_millis(500)));
+            // At once, or when the service knows that it is gone.
+            let gone = || {
+                let serves = || !site.api(Client::status).unwrap().counters["dhcp"][0]["serving"].is_null();
+                until("the service knows", || (!long || !serves()).then_some(()));
+            };
             match fault {
                 "down" => {
                     site.server.link("eth0", false).unwrap();
+                    gone();
                     site.server.link("eth0", true).unwrap();
                 }
                 "readdressed" => {
                     site.server.run(&["ip", "addr", "flush", "dev", "eth0"]).unwrap();
+                    gone();
                     site.server.address("eth0", "198.18.0.2/16").unwrap();
                 }
                 _ => {
                     site.server.run(&["ip", "link", "del", "eth0"]).unwrap();
+                    gone();
                     site.server.plug("sw0", "eth0", None, Some("198.18.0.1/16")).unwrap();
                 }
             }
@@ -245,7 +280,7 @@ fn a_link_that_goes_or_changes_is_served_again_at_once() {
             let by_http = began.elapsed();
             let got = until("TFTP after", || super::tftp::read_from(&looker, addr, 1));
             let took = began.elapsed();
-            eprintln!("{fault}: DHCP {by_dhcp:?}, HTTP {by_http:?}, TFTP {took:?}");
+            eprintln!("{fault}, long {long}: DHCP {by_dhcp:?}, HTTP {by_http:?}, TFTP {took:?}");
             row.holds(got.0 == file, || format!("{fault}: a TFTP read"));
             row.holds(took < bound, || format!("{fault}: served after {took:?}"));
             row.made(1);

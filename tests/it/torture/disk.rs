@@ -4,6 +4,7 @@ use super::{
     super::api::Dir,
     Row,
     blobs::Random,
+    boots::token,
     leases::mac,
     mounted::{Ack, BOUND, Site},
     times,
@@ -53,7 +54,8 @@ impl Known {
         Known { saved: ack, longest: ack }
     }
 
-    /// DHCP, script, kernel and root. Where the disk takes nothing, for no longer than what is saved.
+    /// DHCP, script, kernel, initramfs, root and a report. Where the disk takes nothing, for no longer than what is saved, and the
+    /// report is not acknowledged.
     fn boots(&mut self, site: &Site, row: &mut Row, disk: Takes, when: &str) {
         let Ack { n, addr, heard, .. } = self.saved;
         if disk != Takes::Everything {
@@ -81,8 +83,22 @@ impl Known {
         row.holds(code == 200 && text.contains(&site.kernel.to_string()), || {
             format!("{when}: script {code}: {text}")
         });
-        let (code, body) = site.http(addr, &[], &format!("/blobs/{}", site.kernel));
-        row.holds(code == 200 && Digest::of(&body) == site.kernel, || format!("{when}: kernel {code}"));
+        for (what, blob) in
+            [("kernel", site.kernel), ("initramfs", Digest::of(b"initramfs")), ("root", site.root)]
+        {
+            let (code, body) = site.http(addr, &[], &format!("/blobs/{blob}"));
+            row.holds(code == 200 && Digest::of(&body) == blob, || format!("{when}: {what} {code}"));
+        }
+        let bearer = format!("Authorization: Bearer {}", token(&text).unwrap_or_default());
+        // Of one that hangs nobody is told anything.
+        let words = ["--max-time", "3", "-H", &bearer, "-d", r#"{"stage":"init"}"#];
+        let (code, said) = site.http(addr, &words, "/boot/report");
+        let told = match disk {
+            Takes::Everything => code == 204,
+            Takes::Nothing => [0, 503].contains(&code),
+            Takes::Perhaps => [0, 204, 503].contains(&code),
+        };
+        row.holds(told, || format!("{when}: a report {code}: {}", String::from_utf8_lossy(&said)));
     }
 }
 

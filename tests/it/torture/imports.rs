@@ -3,7 +3,7 @@
 use super::{
     super::images::{Site, noise, path, squashfs, text},
     Row,
-    leases::{OURS, Service},
+    leases::{OURS, Service, is_up_again},
     times,
 };
 use pristine::{
@@ -11,7 +11,7 @@ use pristine::{
     lab::{Host, Net},
     store::ImageStore,
 };
-use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _};
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _, time::Instant};
 
 /// One that has an image pinned.
 const MACHINE: &str = "52:54:00:00:00:01";
@@ -71,6 +71,12 @@ fn kill_9_of_imports_and_collections_loses_no_image_and_leaves_a_clean_store() {
         killed += u32::from(kill);
         beside += u32::from(kill && service.is_some());
         row.made(usize::from(kill));
+        if kill && round % 3 == 0 && service.is_none() {
+            let begun = Instant::now();
+            let mut next = Service::start(&server, &site.at("state"));
+            is_up_again(&mut row, begun);
+            next.0.kill();
+        }
         // What comes next clears away what was left.
         drop(ImageStore::open(&site.store_dir()).unwrap());
         let verified = site.image(&["verify"]);

@@ -6,7 +6,7 @@ use super::{super::api::Dir, Row, long, times};
 use pristine::{
     client::{Client, ClientError},
     lab::{Host, Net, Running, output_within},
-    model::{LeaseState, Mac},
+    model::{LeaseState, Mac, Millis},
     store::db::Db,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +19,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 pub const OURS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -27,6 +27,9 @@ pub const RELAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 pub const SERVICE: (Ipv4Addr, u16) = (OURS, 67);
 /// A debug build on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
+
+/// Seconds of the shortest lease that a client here asks for: it may have any from two minutes to an hour.
+const SHORTEST: u32 = 600;
 
 /// From the start to the first answer after a kill, of a machine that does nothing else.
 const UP_AGAIN: Duration = Duration::from_secs(2);
@@ -106,6 +109,12 @@ pub fn mac(n: u32) -> Mac {
     Mac([0x52, 0x54, a, b, c, d])
 }
 
+/// Lease time of a reply, in seconds.
+pub fn lease_time(bytes: &[u8]) -> u32 {
+    let time = bytes[240..].windows(6).find(|w| w[..2] == [51, 4]);
+    time.map_or(0, |w| u32::from_be_bytes(w[2..].try_into().unwrap()))
+}
+
 /// A request of client `n` behind [`RELAY`].
 pub fn packet(kind: u8, n: u32, options: &[(u8, &[u8])]) -> Vec<u8> {
     let mut out = vec![1, 1, 6, 0];
@@ -140,9 +149,20 @@ pub fn read_reply(bytes: &[u8]) -> Option<(u8, u32, Ipv4Addr)> {
     }
 }
 
+/// What a client was promised last.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    addr: Ipv4Addr,
+    seconds: u32,
+    /// Counted from when it asked.
+    until: Millis,
+}
+
 #[derive(Default)]
 struct Witness {
-    acked: BTreeMap<u32, Ipv4Addr>,
+    acked: BTreeMap<u32, Held>,
+    /// When each asked last, and for how many seconds.
+    asked: HashMap<u32, (Millis, u32)>,
     owner: HashMap<Ipv4Addr, u32>,
     /// Those who gave theirs back for good: an ACK that was on its way then counts no more.
     gone: HashSet<u32>,
@@ -150,20 +170,40 @@ struct Witness {
 }
 
 impl Witness {
+    /// Asks for an address for so long.
+    fn ask(
+        &mut self,
+        client: u32,
+        seconds: u32,
+        options: &[(u8, &[u8])],
+        clients: &UdpSocket,
+        service: (Ipv4Addr, u16),
+    ) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        self.asked.insert(client, (now.try_into().unwrap(), seconds));
+        let time = seconds.to_be_bytes();
+        let options = [options, &[(51, &time[..])]].concat();
+        clients.send_to(&packet(3, client, &options), service).unwrap();
+    }
+
     /// Takes one reply; goes on with the exchange where it is an offer.
     fn hear(&mut self, clients: &UdpSocket, bytes: &[u8], service: Option<(Ipv4Addr, u16)>) {
         let Some((kind, client, addr)) = read_reply(bytes) else { return };
         match (kind, service) {
             (2, Some(service)) => {
                 let more: [(u8, &[u8]); 2] = [(54, &OURS.octets()), (50, &addr.octets())];
-                clients.send_to(&packet(3, client, &more), service).unwrap();
+                self.ask(client, SHORTEST + client % 600, &more, clients, service);
             }
             (5, _) if self.gone.contains(&client) => {}
             (5, _) => {
                 self.acks += 1;
-                let before = self.acked.insert(client, addr);
+                let (asked, wanted) = self.asked[&client];
+                let seconds = lease_time(bytes);
+                assert_eq!(seconds, wanted, "client {client} may have what it asks for");
+                let until = asked + Millis::from(seconds) * 1_000;
+                let before = self.acked.insert(client, Held { addr, seconds, until });
                 assert!(
-                    before.is_none_or(|b| b == addr),
+                    before.is_none_or(|b| b.addr == addr),
                     "client {client} had {before:?} and was given {addr}"
                 );
                 let other = self.owner.insert(addr, client);
@@ -175,7 +215,7 @@ impl Witness {
     }
 
     fn gives_back(&mut self, client: u32, clients: &UdpSocket, service: (Ipv4Addr, u16)) {
-        if let Some(addr) = self.acked.remove(&client) {
+        if let Some(Held { addr, .. }) = self.acked.remove(&client) {
             self.owner.remove(&addr);
             self.gone.insert(client);
             let mut release = packet(7, client, &[(54, &OURS.octets())]);
@@ -252,15 +292,16 @@ fn kill_9_amid_leases_forgets_no_ack_and_gives_no_address_twice() {
         let mut service = Service::start(&server, &state.0);
         let left = temporary(&state.0);
         row.holds(left.is_empty(), || format!("round {round}: {left:?} stays"));
-        // Those who have an address come back for it, as after a power cut.
-        let returning: Vec<(u32, Ipv4Addr)> =
-            witness.acked.iter().rev().take(10).map(|(c, a)| (*c, *a)).collect();
+        // Those who have an address come back for it, as after a power cut, and want it for longer.
+        let returning: Vec<(u32, Held)> =
+            witness.acked.iter().rev().take(10).map(|(c, held)| (*c, *held)).collect();
         let mut first = true;
-        for (client, addr) in returning {
-            clients.send_to(&packet(3, client, &[(50, &addr.octets())]), SERVICE).unwrap();
+        for (client, held) in returning {
+            let longer = held.seconds + 60;
+            witness.ask(client, longer, &[(50, &held.addr.octets())], &clients, SERVICE);
             let (heard, until) = (witness.acks, Instant::now() + BOUND);
             while witness.acks == heard {
-                assert!(Instant::now() < until, "round {round}: no ACK for {client}, who has {addr}");
+                assert!(Instant::now() < until, "round {round}: no ACK for {client}, who has {held:?}");
                 hear(&mut witness, None);
             }
             if std::mem::take(&mut first) {
@@ -302,9 +343,15 @@ fn kill_9_amid_leases_forgets_no_ack_and_gives_no_address_twice() {
         clients.set_nonblocking(false).unwrap();
         let on_disk = Db::open_read_only(&state.0).unwrap().expect("a database");
         let leases: HashMap<Ipv4Addr, _> = on_disk.leases.iter().map(|l| (l.addr, l)).collect();
-        for (client, addr) in &witness.acked {
-            let lease = leases.get(addr).unwrap_or_else(|| panic!("round {round}: {addr} is forgotten"));
+        for (client, held) in &witness.acked {
+            let addr = held.addr;
+            let lease = leases.get(&addr).unwrap_or_else(|| panic!("round {round}: {addr} is forgotten"));
             assert_eq!((lease.mac, lease.state), (mac(*client), LeaseState::Bound), "round {round}: {addr}");
+            // Its clock and ours are the same, but for how it is slewed.
+            assert!(
+                lease.expires + 1_000 >= held.until,
+                "round {round}: promised {held:?}, and there is {lease:?}"
+            );
         }
         row.made(1);
     }

@@ -17,7 +17,9 @@ mod metadata;
 mod mounted;
 mod power;
 mod pushes;
+mod replies;
 mod site;
+mod smuggling;
 mod tftp;
 
 use serde_json::json;

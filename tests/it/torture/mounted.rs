@@ -3,7 +3,7 @@
 
 use super::{
     super::api::Dir,
-    leases::{OURS, RELAY, SERVICE, mac, packet, read_reply},
+    leases::{OURS, RELAY, SERVICE, lease_time, mac, packet, read_reply},
 };
 use pristine::{
     client::{Client, ClientError},
@@ -121,11 +121,10 @@ impl Drop for Disk {
     }
 }
 
-/// Puts the image of the site into its store, or heals it there: its digest, and its kernel's.
-fn publish(disk: &Disk) -> (Digest, Digest) {
+/// Puts the image of the site into its store, or heals it there.
+fn publish(disk: &Disk) -> Digest {
     let store = ImageStore::open(&disk.path().join("state/store")).unwrap();
-    let image = super::super::store::publish(&store, "web:1", &root());
-    (image, Digest::of(b"kernel"))
+    super::super::store::publish(&store, "web:1", &root())
 }
 
 /// The root of that image.
@@ -166,6 +165,8 @@ pub struct Site {
     pub image: Digest,
     /// What the machines of that image fetch first.
     pub kernel: Digest,
+    /// And last.
+    pub root: Digest,
     /// Number of the last exchange.
     asked: Cell<u32>,
     _net: Net,
@@ -185,7 +186,8 @@ impl Site {
         let folder = Dir::new("disk");
         let disk = Disk::new(&folder.0, mib);
         let state = folder.0.join("mnt/state");
-        let (image, kernel) = publish(&disk);
+        let image = publish(&disk);
+        let (kernel, root) = (Digest::of(b"kernel"), Digest::of(&root()));
         let net = Net::new().unwrap();
         let server = net.host("server", "198.18.0.1/16").unwrap();
         let relay = net.host("relay", "198.18.0.2/16").unwrap();
@@ -209,7 +211,8 @@ impl Site {
         let service = Service::start(&server, settings).unwrap();
         let clients = relay.enter(|| UdpSocket::bind((RELAY, 67)).unwrap()).unwrap();
         let asked = Cell::new(0);
-        let site = Site { service, clients, relay, server, disk, image, kernel, asked, _net: net, folder };
+        let site =
+            Site { service, clients, relay, server, disk, image, kernel, root, asked, _net: net, folder };
         site.api(|client| client.set_default("web:1").map(drop)).unwrap();
         site
     }
@@ -266,9 +269,7 @@ impl Site {
             let Ok((len, _)) = self.clients.recv_from(&mut buf) else { continue };
             let Some((kind, number, addr)) = read_reply(&buf[..len]) else { continue };
             if number == self.asked.get() {
-                let time = buf[240..len].windows(6).find(|w| w[..2] == [51, 4]);
-                let time = time.map_or(0, |w| u32::from_be_bytes(w[2..].try_into().unwrap()));
-                return Some((kind, addr, time));
+                return Some((kind, addr, lease_time(&buf[..len])));
             }
         }
     }

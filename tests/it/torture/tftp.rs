@@ -3,6 +3,7 @@
 use super::{
     Row,
     junk::Junk,
+    replies::{Packet, packet},
     site::{BOUND, SERVER, Site, nbps},
     times,
 };
@@ -77,6 +78,11 @@ pub fn read_from(host: &Host, server: Ipv4Addr, acks: usize) -> Option<(Vec<u8>,
     }
 }
 
+/// The file, as it lies in its folder.
+fn file() -> Vec<u8> {
+    std::fs::read(nbps().join(FILE)).unwrap()
+}
+
 /// Begins to read the file: a socket, and the port of the transfer, which waits for an ACK of its OACK.
 fn open_transfer(host: &Host) -> (UdpSocket, SocketAddr) {
     let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
@@ -85,7 +91,8 @@ fn open_transfer(host: &Host) -> (UdpSocket, SocketAddr) {
     let port = until("a transfer", || {
         socket.send_to(&request(1, FILE), (SERVER, 69)).unwrap();
         let (len, from) = socket.recv_from(&mut buffer).ok()?;
-        buffer[..len].starts_with(&[0, 6]).then_some(from)
+        let agreed = packet(&buffer[..len], &file(), 1_024);
+        matches!(agreed, Ok(Packet::Oack(options)) if options == [("blksize", 1_024)]).then_some(from)
     });
     (socket, port)
 }
@@ -123,20 +130,23 @@ fn broken_in_log(site: &Site) -> usize {
     std::fs::read_to_string(site.service.log_path()).unwrap().matches("transfer of a boot file").count()
 }
 
-/// The code of the error that a request gets.
+/// The code of the ERROR that a request gets, and nothing behind it.
 fn refusal(host: &Host, request: &[u8]) -> Option<u16> {
     let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     socket.set_read_timeout(Some(BOUND)).unwrap();
     socket.send_to(request, (SERVER, 69)).unwrap();
     let mut buffer = [0; 2_048];
     let len = socket.recv(&mut buffer).ok()?;
-    (buffer[..len].starts_with(&[0, 5])).then(|| u16::from_be_bytes([buffer[2], buffer[3]]))
+    match packet(&buffer[..len], &[], 1_024) {
+        Ok(Packet::Error(code)) => Some(code),
+        _ => None,
+    }
 }
 
 #[test]
 fn clients_that_misbehave_cost_little_and_a_good_read_is_quick() {
     let mut row = Row::new("TFTP: doubled ACKs, ACK storm, 300 half-open transfers, path traversal, writes");
-    let file = std::fs::read(nbps().join(FILE)).unwrap();
+    let file = file();
     let site = Site::up("");
     let pid = site.service.pid();
     let client = site.net.host("client", "198.18.0.9/16").unwrap();
@@ -208,54 +218,82 @@ fn clients_that_misbehave_cost_little_and_a_good_read_is_quick() {
     row.end();
 }
 
+/// How many packets came of each kind.
+#[derive(Debug, Default)]
+struct Replies {
+    data: usize,
+    errors: usize,
+    oacks: usize,
+}
+
+impl Replies {
+    /// Reads what came until nothing more does for so long, and judges each.
+    fn read(&mut self, row: &mut Row, socket: &UdpSocket, file: &[u8], size: usize, quiet: Duration) {
+        let mut buffer = [0; 2_048];
+        socket.set_nonblocking(quiet.is_zero()).unwrap();
+        socket.set_read_timeout(Some(quiet).filter(|quiet| !quiet.is_zero())).unwrap();
+        while let Ok(len) = socket.recv(&mut buffer) {
+            match packet(&buffer[..len], file, size) {
+                Ok(Packet::Data(_)) => self.data += 1,
+                Ok(Packet::Error(_)) => self.errors += 1,
+                Ok(Packet::Oack(_)) => self.oacks += 1,
+                Err(why) => row.holds(false, || why),
+            }
+        }
+    }
+
+    fn are_of_all_kinds(&self) -> bool {
+        [self.data, self.errors, self.oacks].iter().all(|n| *n > 0)
+    }
+}
+
 #[test]
 fn requests_cut_at_every_byte_and_changed_at_random_hurt_nobody() {
     let mut row = Row::new("malformed, truncated, mutated TFTP");
-    let file = std::fs::read(nbps().join(FILE)).unwrap();
+    let file = file();
     let site = Site::up("");
     let pid = site.service.pid();
     let client = site.net.host("client", "198.18.0.9/16").unwrap();
     let bad = site.net.host("bad", "198.18.0.66/16").unwrap();
     let socket = bad.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
-    socket.set_nonblocking(true).unwrap();
+    let mut replies = Replies::default();
     let whole = [&request(1, FILE)[..], b"tsize\x000\0windowsize\x0016\0timeout\x001\0"].concat();
     let mut all: Vec<Vec<u8>> = (0..whole.len()).map(|at| whole[..at].to_vec()).collect();
     let mut junk = Junk::new(13);
     all.extend((0..times(1_000, 100_000)).map(|_| junk.changed(&whole)));
-    let mut buffer = [0; 2_048];
     for (n, bytes) in all.iter().enumerate() {
         let _ = socket.send_to(bytes, (SERVER, 69));
-        while let Ok(len) = socket.recv(&mut buffer) {
-            // DATA, ERROR or OACK.
-            row.holds(matches!(buffer[..len], [0, 3 | 5 | 6, ..]), || format!("{:?}", &buffer[..len]));
-        }
+        // What comes without options comes in blocks of 512 bytes.
+        replies.read(&mut row, &socket, &file, 512, Duration::ZERO);
         if n % 500 == 0 {
             row.holds(read(&client, 1).is_some_and(|(got, _)| got == file), || format!("after {bytes:?}"));
         }
     }
+    replies.read(&mut row, &socket, &file, 512, Duration::from_millis(300));
     row.made(all.len());
+    eprintln!("to {} changed requests: {replies:?}", all.len());
+    row.holds(replies.are_of_all_kinds(), || format!("to changed requests: {replies:?}"));
     // What is said in a transfer, to its port.
     let error = b"\0\x05\0\x08aborted\0".to_vec();
     let oack = b"\0\x06blksize\x001024\0tsize\x000\0".to_vec();
+    let mut said = Replies::default();
     for whole in [ack(0).to_vec(), ack(1).to_vec(), error.clone(), oack] {
         let mut all: Vec<Vec<u8>> = (0..=whole.len()).map(|at| whole[..at].to_vec()).collect();
         all.extend((0..times(60, 10_000)).map(|_| junk.changed(&whole)));
         for some in all.chunks(20) {
             let (socket, port) = open_transfer(&bad);
-            socket.set_nonblocking(true).unwrap();
             for bytes in some {
                 let _ = socket.send_to(bytes, port);
-                while let Ok(len) = socket.recv(&mut buffer) {
-                    row.holds(matches!(buffer[..len], [0, 3 | 5 | 6, ..]), || {
-                        format!("{:?}", &buffer[..len])
-                    });
-                }
+                said.read(&mut row, &socket, &file, 1_024, Duration::ZERO);
             }
             let _ = socket.send_to(&error, port);
+            said.read(&mut row, &socket, &file, 1_024, Duration::from_millis(5));
         }
         row.holds(read(&client, 1).is_some_and(|(got, _)| got == file), || format!("after {whole:?}"));
         row.made(all.len());
     }
+    eprintln!("in transfers: {said:?}");
+    row.holds(said.data > 0, || format!("in transfers: {said:?}"));
     row.holds(site.is_sound(pid), || "the service is not the one that was started".into());
     row.end();
 }
