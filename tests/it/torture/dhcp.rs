@@ -11,12 +11,12 @@ use crate::dhcpd::harness::{Dnsmasq, Wire, discover, until};
 use pristine::{
     client::Client,
     dhcpd::frame,
-    model::{LeaseState, Mac},
+    model::{LeaseState, Mac, Millis},
     sys::ETH_IPV4,
 };
 use std::{
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Whoever sends what it should not.
@@ -41,7 +41,8 @@ fn an_address_that_somebody_has_is_not_offered_and_a_declined_one_rests() {
     let bound = Duration::from_secs(5);
     let rests = |site: &Site, addr: Ipv4Addr| {
         let leases = site.api(Client::leases).unwrap();
-        leases.iter().any(|l| l.addr == addr && l.state == LeaseState::Declined)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as Millis;
+        leases.iter().any(|l| l.addr == addr && l.state == LeaseState::Declined && l.expires > now)
     };
     for n in 1..=clients {
         let mut asker = Asker::named(&host, made_up(n));

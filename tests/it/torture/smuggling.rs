@@ -102,7 +102,10 @@ pub fn tries(row: &mut Row, site: &Site, bad: &Host, round: u32) {
             let refused = |all: Vec<Answer>| matches!(all[..], [Answer { status: 400..=499, .. }]);
             let held = answers(&got).is_ok_and(refused) && closed;
             row.holds(held, || format!("{}, {what}: closed {closed}, {:?}", port.name, text(&got)));
-            row.holds(!is_done(site, &port), || format!("{}, {what}: carried out", port.name));
+            if is_done(site, &port) {
+                row.holds(false, || format!("{}, {what}: carried out", port.name));
+                site.api(|client| client.forget(&port.mac)).unwrap();
+            }
             row.made(1);
         }
         // A body where none is looked for: the one behind it is a request, and it is none.
